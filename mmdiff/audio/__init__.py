@@ -1,0 +1,1 @@
+"""The audio adapter: media in, spectrograms, vocoders, media out."""
