@@ -1,0 +1,249 @@
+"""Speech to start with: two hours of free studio prompts that Debian packages carry, as a dataset folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+from rich.progress import track
+
+from mmdiff.errors import InputError
+
+SAMPLE_RATE = 16_000  # Hz, that of G.722
+LANGUAGES = ("en", "es", "fr", "it", "ru")
+HELD_OUT = 8  # clips per speaker in the test split, and again in the validation split
+HELD_OUT_SECONDS = (1.5, 8.0)
+SHORTEST = 0.5  # seconds; below it there are beeps and single clicks
+QUIETEST = 32  # peak of 32768: -60 dBFS, which no prompt is below
+
+
+def fetch_debian_speech(
+    folder: str | Path,
+    debs: str | Path | None = None,
+    languages: Sequence[str] = LANGUAGES,
+    progress: bool = True,
+) -> Path:
+    """Build a folder of 16 kHz speech clips out of Debian's telephone-prompt packages.
+
+    The result holds ``{speaker}/{name}.flac`` (mono, 16 bit), the fixed split ``train.txt``, ``valid.txt``
+    and ``test.txt`` (one relative path per line), ``ATTRIBUTION.md`` and ``LICENSES/`` from the packages' own
+    copyright files, and ``SHA256SUMS`` for ``sha256sum -c``. A finished folder is returned as it is; a run
+    that was cut short goes on where it stopped, since everything happens in a ``.partial`` folder beside the
+    final one, which appears only when complete.
+
+    Parameters
+    ----------
+    folder : str | Path
+        Where the dataset goes; must not exist, be empty, or be what an earlier call made.
+    debs : str | Path | None
+        Folder that already holds the ``asterisk-core-sounds-*-g722*.deb`` files. None downloads them with
+        ``apt-get download`` (54 MB for five languages).
+    languages : Sequence[str]
+        Some of ``en, es, fr, it, ru``: one speaker each (English and Spanish are the same person).
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Path
+        The finished folder.
+
+    Raises
+    ------
+    InputError
+        A language is unknown, a package or a tool is missing, or the folder holds something else.
+    """
+    folder = Path(folder).expanduser().absolute()
+    languages = _check_languages(languages)
+    if _is_finished(folder, languages):
+        return folder
+    partial = folder.with_name(f"{folder.name}.partial")
+    unpacked = partial / ".unpacked"
+    unpacked.mkdir(parents=True, exist_ok=True)
+    packages = _packages(languages, partial / ".debs", None if debs is None else Path(debs).expanduser())
+    for package in packages.values():
+        _run("dpkg-deb", "-x", str(package), str(unpacked))
+    seconds = _decode_all(unpacked / "usr/share/asterisk/sounds", partial, progress)
+    _write_split(partial, seconds)
+    _write_licences(partial, unpacked / "usr/share/doc", packages)
+    for scratch in (unpacked, partial / ".debs"):
+        shutil.rmtree(scratch, ignore_errors=True)
+    _write_sums(partial)
+    os.replace(partial, folder)  # an empty folder of that name gives way
+    return folder
+
+
+def split_of(clips: dict[str, float]) -> dict[str, list[str]]:
+    """Divide clips into train, valid and test by a hash of their names, the same on every machine.
+
+    Within each speaker the clips of 1.5 to 8 seconds are ordered by the SHA-1 of ``speaker/name``: the first
+    eight are the test split, the next eight the validation split, everything else is for training.
+
+    Parameters
+    ----------
+    clips : dict[str, float]
+        Seconds of each ``speaker/name``.
+
+    Returns
+    -------
+    dict[str, list[str]]
+        Sorted keys under ``"train"``, ``"valid"`` and ``"test"``.
+    """
+    low, high = HELD_OUT_SECONDS
+    split: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
+    for speaker in sorted({key.split("/")[0] for key in clips}):
+        own = [key for key in clips if key.split("/")[0] == speaker]
+        eligible = [key for key in own if low <= clips[key] <= high]
+        eligible.sort(key=lambda key: hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest())
+        split["test"] += eligible[:HELD_OUT]
+        split["valid"] += eligible[HELD_OUT : 2 * HELD_OUT]
+        split["train"] += set(own) - set(eligible[: 2 * HELD_OUT])
+    return {name: sorted(keys) for name, keys in split.items()}
+
+
+def _check_languages(languages: Sequence[str]) -> tuple[str, ...]:
+    chosen = tuple(sorted({languages} if isinstance(languages, str) else set(languages)))
+    if not chosen or not set(chosen) <= set(LANGUAGES):
+        raise InputError(f"languages={list(languages)} must be some of {', '.join(LANGUAGES)}")
+    return chosen
+
+
+def _is_finished(folder: Path, languages: tuple[str, ...]) -> bool:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    if folder.is_dir() and (folder / "SHA256SUMS").is_file() and (folder / "LICENSES").is_dir():
+        held = {path.stem.split("-")[-2] for path in (folder / "LICENSES").glob("asterisk-*-g722.txt")}
+        if held == set(languages):
+            return True
+    raise InputError(
+        f"folder={str(folder)!r} holds something other than the speech of languages "
+        f"{', '.join(languages)}: name a folder that does not exist yet, or remove this one"
+    )
+
+
+def _run(*command: str, cwd: Path | None = None) -> None:
+    """Run one Debian tool; what it said on failure becomes part of the error."""
+    advice = (
+        "on Debian or Ubuntu run `sudo apt-get update` first; elsewhere fetch the .deb files from "
+        "https://packages.debian.org/source/stable/asterisk-core-sounds and pass their folder as debs"
+    )
+    if shutil.which(command[0]) is None:
+        raise InputError(f"{command[0]} must be installed to get the speech packages: {advice}")
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}")[-500:]
+        raise InputError(f"`{' '.join(command)}` failed: {said}\n{advice}")
+
+
+def _packages(languages: tuple[str, ...], downloads: Path, debs: Path | None) -> dict[str, Path]:
+    """Return the package file of each package name, downloaded where no folder was given."""
+    if debs is not None and not debs.is_dir():
+        raise InputError(f"debs={str(debs)!r} must be a folder that holds the .deb files")
+    found = {}
+    for language in languages:
+        name = f"asterisk-core-sounds-{language}-g722"
+        if debs is None and not list(downloads.glob(f"{name}_*.deb")):
+            downloads.mkdir(parents=True, exist_ok=True)
+            _run("apt-get", "download", name, cwd=downloads)
+        files = sorted((debs or downloads).glob(f"{name}_*.deb"))
+        if not files:
+            raise InputError(f"debs={str(debs)!r} must hold {name}_*.deb: `apt-get download {name}` gets it")
+        found[name] = files[-1]
+    return found
+
+
+def _decode_all(sounds: Path, out: Path, progress: bool) -> dict[str, float]:
+    """Decode every prompt once; return the seconds of each ``speaker/name`` that was kept."""
+    seconds: dict[str, float] = {}
+    seen: set[str] = set()
+    sources = list(_prompts(sounds))
+    for speaker, name, source in track(sources, "Decoding speech", disable=not progress):
+        coded = source.read_bytes()
+        digest = hashlib.md5(coded, usedforsecurity=False).hexdigest()
+        if digest in seen or len(coded) * 2 < SHORTEST * SAMPLE_RATE:  # one byte codes two samples
+            continue
+        seen.add(digest)
+        target = out / speaker / f"{name}.flac"
+        if not target.exists():
+            wave = _decode(source)
+            if len(wave) < SHORTEST * SAMPLE_RATE or np.abs(wave.astype(np.int32)).max() < QUIETEST:
+                continue
+            _write_flac(target, wave)
+        seconds[f"{speaker}/{name}"] = soundfile.info(str(target)).frames / SAMPLE_RATE
+    if not seconds:
+        raise InputError("the packages hold no G.722 prompts: were they built for another sound format?")
+    return seconds
+
+
+def _prompts(sounds: Path) -> Iterator[tuple[str, str, Path]]:
+    """Yield (speaker, flat name, file): the folder of a voice names the speaker."""
+    for source in sorted(sounds.glob("*/**/*.g722")):
+        speaker, *parts = source.relative_to(sounds).with_suffix("").parts
+        if "silence" not in parts[:-1] and source.is_file() and not source.is_symlink():
+            yield speaker, "-".join(parts), source
+
+
+def _decode(source: Path) -> np.ndarray:
+    """Return the int16 samples of a headerless G.722 file (64 kbit/s, 16 kHz)."""
+    try:
+        with av.open(str(source), format="g722") as container:
+            frames = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
+    except av.error.FFmpegError as error:
+        raise InputError(f"cannot decode {source.name} as G.722: {error}; is the package whole?") from None
+    return np.concatenate(frames) if frames else np.zeros(0, np.int16)
+
+
+def _write_flac(target: Path, wave: np.ndarray) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    soundfile.write(str(temporary), wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    os.replace(temporary, target)
+
+
+def _write_split(folder: Path, seconds: dict[str, float]) -> None:
+    for name, keys in split_of(seconds).items():
+        (folder / f"{name}.txt").write_text("".join(f"{key}.flac\n" for key in keys), encoding="utf-8")
+
+
+def _write_licences(folder: Path, docs: Path, packages: dict[str, Path]) -> None:
+    """Copy each package's copyright file, and say in one page whose voices these are."""
+    (folder / "LICENSES").mkdir(exist_ok=True)
+    page = [
+        "# Whose voices these are\n",
+        "Telephone prompts of the Asterisk project, as packaged by Debian. Changes made here: decoded from "
+        "G.722 to 16-bit FLAC,\nrenamed, clips under half a second and silent ones left out. Sound made out of "
+        "them must credit the same people.\n",
+    ]
+    for name, package in packages.items():
+        text = (docs / name / "copyright").read_text(encoding="utf-8")
+        (folder / "LICENSES" / f"{name}.txt").write_text(text, encoding="utf-8")
+        language = name.split("-")[-2]
+        page.append(f"## {package.name}\n\n```\n{_paragraph(text, language)}\n```\n")
+    page.append("The full texts of the licences are in `LICENSES/`.\n")
+    (folder / "ATTRIBUTION.md").write_text("\n".join(page), encoding="utf-8")
+
+
+def _paragraph(text: str, language: str) -> str:
+    """Return the paragraph of a machine-readable copyright file that covers a language's prompts."""
+    paragraphs = [part.strip() for part in text.split("\n\n") if part.startswith("Files:")]
+    for pattern in (f"{language}-*", "*"):
+        for paragraph in paragraphs:
+            if paragraph.splitlines()[0] == f"Files: {pattern}":
+                return paragraph
+    return text
+
+
+def _write_sums(folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
+        for path in files
+    ]
+    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
