@@ -1,0 +1,239 @@
+"""Mel spectrograms: one value, :class:`MelSpec`, holds the full definition of what the numbers mean."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import librosa
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdiff.audio.stft import hann
+from mmdiff.errors import InputError
+from mmdiff.registry import register
+
+LN_10 = math.log(10.0)
+
+
+@register
+@dataclass(frozen=True)
+class MelSpec:
+    """Everything that turns a waveform into one particular mel spectrogram.
+
+    A mel value is ``gain · ln(max(band, floor)) + offset``, clipped to ``clip``, where ``band`` is the
+    filterbank applied to |STFT|^power. ``gain`` and ``offset`` express every logarithm in use: natural (1, 0),
+    base ten (1/ln 10, 0), decibels (20/ln 10, 0), normalised decibels.
+
+    Parameters
+    ----------
+    sample_rate : int, Hz
+    n_fft, win_length, hop_length : int, samples
+        Transform, Hann window (centred in the transform) and hop.
+    n_mels : int
+    f_min, f_max : float, Hz
+        Edges of the filterbank.
+    mel_scale : {"slaney", "htk"}
+    norm : {"slaney", None}
+        "slaney": triangles of unit area in Hz; None: triangles of unit height.
+    power : float
+        1 for magnitude, 2 for power spectrograms.
+    window_normalised : bool
+        Divide the STFT by the window's root sum of squares (torchaudio's ``normalized=True``).
+    centred : bool
+        True: frame m is centred on sample m·hop. False: the signal is padded by (n_fft − hop)/2 on both sides
+        (HiFi-GAN's convention), so that frame m is centred on sample (m + ½)·hop.
+    epsilon : float
+        Added to re² + im² before the square root (HiFi-GAN's 1e-9).
+    gain, offset, floor : float
+        The logarithm, see above.
+    clip : tuple of float or None
+        Range of the stored values.
+    """
+
+    sample_rate: int = 16_000
+    n_fft: int = 1024
+    win_length: int = 1024
+    hop_length: int = 256
+    n_mels: int = 80
+    f_min: float = 0.0
+    f_max: float = 8000.0
+    mel_scale: Literal["slaney", "htk"] = "slaney"
+    norm: Literal["slaney"] | None = "slaney"
+    power: float = 1.0
+    window_normalised: bool = False
+    centred: bool = True
+    epsilon: float = 0.0
+    gain: float = 1.0
+    offset: float = 0.0
+    floor: float = 1e-5
+    clip: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
+            raise InputError(
+                f"f_min={self.f_min}, f_max={self.f_max} must satisfy 0 <= f_min < f_max <= sample_rate/2="
+                f"{self.sample_rate / 2}; lower f_max or raise sample_rate"
+            )
+        if not 0 < self.win_length <= self.n_fft or self.hop_length < 1 or self.n_mels < 1:
+            raise InputError(
+                f"win_length={self.win_length}, n_fft={self.n_fft}, hop_length={self.hop_length}, "
+                f"n_mels={self.n_mels} must be positive, with win_length <= n_fft"
+            )
+        if self.power not in (1.0, 2.0) or self.floor <= 0 or self.gain <= 0:
+            raise InputError(f"power={self.power} must be 1 or 2, floor={self.floor} and gain={self.gain} positive")
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of the analysis window in seconds."""
+        return self.win_length / self.sample_rate
+
+    @property
+    def hop_seconds(self) -> float:
+        """Time from one frame to the next in seconds."""
+        return self.hop_length / self.sample_rate
+
+    @property
+    def lowest_value(self) -> float:
+        """The value of digital silence: what padding must contain."""
+        value = self.gain * math.log(self.floor) + self.offset
+        return value if self.clip is None else max(value, self.clip[0])
+
+    def samples(self, frames: int) -> int:
+        """Samples that ``frames`` frames stand for: first to last frame centre, or whole hops if not centred."""
+        return (frames - 1 if self.centred else frames) * self.hop_length
+
+    def frame_seconds(self, frames: int, device: torch.device | str = "cpu") -> Tensor:
+        """Centre of each frame in seconds; shape (frames,), float64."""
+        first = 0.0 if self.centred else 0.5
+        return (torch.arange(frames, device=device, dtype=torch.float64) + first) * self.hop_seconds
+
+    def __call__(self, wave: Tensor) -> Tensor:
+        """Analyse sound.
+
+        Parameters
+        ----------
+        wave : Tensor, shape (B, samples), in [-1, 1]
+            At ``sample_rate``; resampling is the caller's business.
+
+        Returns
+        -------
+        Tensor, shape (B, n_mels, frames)
+        """
+        bands = self.filterbank(wave.device) @ self.spectrogram(wave)
+        return self.compress(bands)
+
+    def spectrogram(self, wave: Tensor) -> Tensor:
+        """|STFT|^power of the definition; shape (B, n_fft/2 + 1, frames)."""
+        pad = self.n_fft // 2 if self.centred else (self.n_fft - self.hop_length) // 2
+        mode = "reflect" if wave.shape[-1] > pad else "constant"
+        padded = F.pad(wave[:, None], (pad, pad), mode=mode)[:, 0]
+        if padded.shape[-1] < self.n_fft:
+            raise InputError(
+                f"samples={wave.shape[-1]} is too short for n_fft={self.n_fft} without centring; "
+                f"give at least {self.n_fft - 2 * pad} samples"
+            )
+        window = hann(self.win_length, wave.device, wave.dtype)
+        left = (self.n_fft - self.win_length) // 2
+        window = F.pad(window, (left, self.n_fft - self.win_length - left))
+        frames = padded.unfold(-1, self.n_fft, self.hop_length) * window
+        spectrum = torch.fft.rfft(frames).transpose(1, 2)
+        if self.window_normalised:
+            spectrum = spectrum / window.square().sum().sqrt()
+        if self.epsilon:
+            magnitude = (spectrum.real.square() + spectrum.imag.square() + self.epsilon).sqrt()
+        else:
+            magnitude = spectrum.abs()
+        return magnitude if self.power == 1.0 else magnitude.square()
+
+    def filterbank(self, device: torch.device | str = "cpu") -> Tensor:
+        """Triangular filters; shape (n_mels, n_fft/2 + 1), float32."""
+        return _filterbank(self, torch.device(device))
+
+    def compress(self, bands: Tensor) -> Tensor:
+        """Band values (linear, >= 0) to mel values."""
+        mel = self.gain * torch.log(bands.clamp_min(self.floor)) + self.offset
+        return mel if self.clip is None else mel.clamp(*self.clip)
+
+    def expand(self, mel: Tensor) -> Tensor:
+        """Mel values back to band values; the inverse of :meth:`compress` above the floor."""
+        return torch.exp((mel - self.offset) / self.gain)
+
+    def level(self) -> float:
+        """Factor that takes this definition's |STFT| to the plain, unnormalised |STFT|."""
+        return math.sqrt(3 / 8 * self.win_length) if self.window_normalised else 1.0
+
+    def filters_at(self, frequencies: Tensor) -> Tensor:
+        """The same filters evaluated at other ``frequencies`` (K,) in Hz; shape (n_mels, K), float32.
+
+        Needed to apply a definition made for one sampling rate on the frequency grid of another.
+        """
+        edges = _band_edges(self).to(frequencies.device)
+        rising = (frequencies[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+        falling = (edges[2:, None] - frequencies[None]) / (edges[2:] - edges[1:-1])[:, None]
+        filters = torch.minimum(rising, falling).clamp_min(0)
+        if self.norm == "slaney":
+            filters = filters * (2.0 / (edges[2:] - edges[:-2]))[:, None]
+        return filters.float()
+
+
+@functools.lru_cache(maxsize=64)
+def _band_edges(spec: MelSpec) -> Tensor:
+    """Corner frequencies of the triangles in Hz; shape (n_mels + 2,), float64."""
+    htk = spec.mel_scale == "htk"
+    edges = librosa.mel_frequencies(spec.n_mels + 2, fmin=spec.f_min, fmax=spec.f_max, htk=htk)
+    return torch.from_numpy(np.asarray(edges, dtype=np.float64))
+
+
+@functools.lru_cache(maxsize=64)
+def _filterbank(spec: MelSpec, device: torch.device) -> Tensor:
+    frequencies = torch.arange(spec.n_fft // 2 + 1, dtype=torch.float64) * (spec.sample_rate / spec.n_fft)
+    return spec.filters_at(frequencies).to(device)
+
+
+_DECIBELS = dict(gain=0.2 / LN_10, offset=0.8, clip=(0.0, 1.0))  # (20 log10 x - 20 + 100) / 100, lmnt's range
+_HIFIGAN = dict(centred=False, epsilon=1e-9)
+
+PRESETS: dict[str, MelSpec] = {
+    "mmdiff-16k": MelSpec(),
+    "mmdiff-44k": MelSpec(44_100, 2048, 2048, 512, 128, 0.0, 22_050.0),
+    "hifigan-22k": MelSpec(22_050, **_HIFIGAN),
+    "bigvgan-24k-100": MelSpec(24_000, n_mels=100, f_max=12_000.0, **_HIFIGAN),
+    "vocos-24k-100": MelSpec(24_000, n_mels=100, f_max=12_000.0, mel_scale="htk", norm=None, floor=1e-7),
+    "lmnt-wavegrad-22k": MelSpec(
+        22_050, 2048, 1200, 300, 128, 20.0, 11_025.0, "htk", None, window_normalised=True, **_DECIBELS
+    ),
+    "lmnt-wavegrad-24k": MelSpec(
+        24_000, 2048, 1200, 300, 128, 20.0, 12_000.0, "slaney", "slaney", window_normalised=True, **_DECIBELS
+    ),
+    "lmnt-diffwave-22k": MelSpec(
+        22_050, 1024, 1024, 256, 80, 20.0, 11_025.0, "htk", None, window_normalised=True, **_DECIBELS
+    ),
+    "speechbrain": MelSpec(22_050),
+}
+"""Mel definitions by name; aliases of a name are in :func:`preset`."""
+
+_ALIASES = {"tacotron2": "hifigan-22k", "matcha": "hifigan-22k", "fastspeech": "hifigan-22k"}
+
+
+def preset(name: str) -> MelSpec:
+    """Mel definition by name.
+
+    Raises
+    ------
+    InputError
+        The name is unknown; the message lists the known ones.
+
+    Examples
+    --------
+    >>> preset("hifigan-22k").hop_length
+    256
+    """
+    name = _ALIASES.get(name, name)
+    if name not in PRESETS:
+        raise InputError(f"preset={name!r} must be one of {', '.join(PRESETS)} or {', '.join(_ALIASES)}")
+    return PRESETS[name]
