@@ -21,6 +21,7 @@ LANGUAGES = ("en", "es", "fr", "it", "ru")
 HELD_OUT = 8  # clips per speaker in the test split, and again in the validation split
 HELD_OUT_SECONDS = (1.5, 8.0)
 SHORTEST = 0.5  # seconds; below it there are beeps and single clicks
+NOT_SPEECH = ("tt-monkeys",)  # sixteen seconds of screaming monkeys, one of Asterisk's jokes
 QUIETEST = 32  # peak of 32768: -60 dBFS, which no prompt is below
 
 
@@ -64,7 +65,7 @@ def fetch_debian_speech(
     languages = _check_languages(languages)
     if _is_finished(folder, languages):
         return folder
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = folder.with_name(f"{folder.name}.{'-'.join(languages)}.partial")
     unpacked = partial / ".unpacked"
     unpacked.mkdir(parents=True, exist_ok=True)
     packages = _packages(languages, partial / ".debs", None if debs is None else Path(debs).expanduser())
@@ -150,13 +151,22 @@ def _packages(languages: tuple[str, ...], downloads: Path, debs: Path | None) ->
     for language in languages:
         name = f"asterisk-core-sounds-{language}-g722"
         if debs is None and not list(downloads.glob(f"{name}_*.deb")):
-            downloads.mkdir(parents=True, exist_ok=True)
-            _run("apt-get", "download", name, cwd=downloads)
+            _download(name, downloads)
         files = sorted((debs or downloads).glob(f"{name}_*.deb"))
         if not files:
             raise InputError(f"debs={str(debs)!r} must hold {name}_*.deb: `apt-get download {name}` gets it")
         found[name] = files[-1]
     return found
+
+
+def _download(name: str, downloads: Path) -> None:
+    """Fetch one package; a download cut short never looks like a package."""
+    incoming = downloads / "incoming"
+    shutil.rmtree(incoming, ignore_errors=True)
+    incoming.mkdir(parents=True)
+    _run("apt-get", "download", name, cwd=incoming)
+    for file in incoming.glob("*.deb"):
+        os.replace(file, downloads / file.name)
 
 
 def _decode_all(sounds: Path, out: Path, progress: bool) -> dict[str, float]:
@@ -186,8 +196,10 @@ def _prompts(sounds: Path) -> Iterator[tuple[str, str, Path]]:
     """Yield (speaker, flat name, file): the folder of a voice names the speaker."""
     for source in sorted(sounds.glob("*/**/*.g722")):
         speaker, *parts = source.relative_to(sounds).with_suffix("").parts
-        if "silence" not in parts[:-1] and source.is_file() and not source.is_symlink():
-            yield speaker, "-".join(parts), source
+        name = "-".join(parts)
+        if "silence" in parts[:-1] or name in NOT_SPEECH or source.is_symlink() or not source.is_file():
+            continue
+        yield speaker, name, source
 
 
 def _decode(source: Path) -> np.ndarray:
@@ -218,8 +230,8 @@ def _write_licences(folder: Path, docs: Path, packages: dict[str, Path]) -> None
     page = [
         "# Whose voices these are\n",
         "Telephone prompts of the Asterisk project, as packaged by Debian. Changes made here: decoded from "
-        "G.722 to 16-bit FLAC,\nrenamed, clips under half a second and silent ones left out. Sound made out of "
-        "them must credit the same people.\n",
+        "G.722 to 16-bit FLAC,\nrenamed; clips under half a second, silent ones and noises left out. Sound "
+        "made out of them must credit the same people.\n",
     ]
     for name, package in packages.items():
         text = (docs / name / "copyright").read_text(encoding="utf-8")
