@@ -1,0 +1,258 @@
+"""WaveGrad: a waveform denoiser steered by a spectrogram (Chen et al., 2009.00713)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmdiff.errors import InputError
+from mmdiff.nn import FiLM, conv, decimate, modulate, repeat
+from mmdiff.registry import register
+
+WIDE = (1, 2, 4, 8)
+"""Dilations of an ``up`` block with a wide receptive field."""
+NARROW = (1, 2, 1, 2)
+"""Dilations of an ``up`` block with a narrow one."""
+
+
+class UpBlock(nn.Module):
+    """Two residual steps that raise the resolution of the spectrogram path (paper figure 4, "UBlock")."""
+
+    def __init__(
+        self, inputs: int, outputs: int, factor: int, dilations: Sequence[int], slope: float
+    ) -> None:
+        super().__init__()
+        self.factor = factor
+        self.slope = slope
+        self.shortcut = (
+            nn.Identity() if inputs == outputs and factor == 1 else _orthogonal(conv(1, inputs, outputs, 1))
+        )
+        self.convs = nn.ModuleList(
+            _orthogonal(conv(1, inputs if n == 0 else outputs, outputs, 3, dilation=d))
+            for n, d in enumerate(dilations)
+        )
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """Map ``(B, inputs, L)`` to ``(B, outputs, L * factor)``; shift and scale have the latter shape."""
+        # A 1-tap convolution and a repetition commute: do the convolution at the lower rate.
+        shortcut = repeat(self.shortcut(x), self.factor)
+        h = self.convs[0](repeat(functional.leaky_relu(x, self.slope), self.factor))
+        y = shortcut + self.convs[1](self._modulated(h, shift, scale))
+        h = self.convs[2](self._modulated(y, shift, scale))
+        out: Tensor = y + self.convs[3](self._modulated(h, shift, scale))
+        return out
+
+    def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return functional.leaky_relu(modulate(x, shift, scale), self.slope)
+
+
+class DownBlock(nn.Module):
+    """One residual step that lowers the resolution of the waveform path (paper figure 5, "DBlock")."""
+
+    def __init__(self, inputs: int, outputs: int, factor: int, strided: bool, slope: float) -> None:
+        super().__init__()
+        self.factor = factor
+        self.strided = strided
+        self.slope = slope
+        self.shortcut = (
+            nn.Identity() if inputs == outputs and factor == 1 else _orthogonal(conv(1, inputs, outputs, 1))
+        )
+        stride = factor if strided else 1
+        self.convs = nn.ModuleList(
+            (
+                _orthogonal(conv(1, inputs, outputs, 3, stride=stride)),
+                _orthogonal(conv(1, outputs, outputs, 3, dilation=2)),
+                _orthogonal(conv(1, outputs, outputs, 3, dilation=4)),
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, inputs, L)`` to ``(B, outputs, L / factor)``."""
+        shortcut: Tensor = self.shortcut(decimate(x, self.factor))  # a 1-tap convolution with a stride
+        x = x if self.strided else decimate(x, self.factor)
+        for layer in self.convs:
+            x = layer(functional.leaky_relu(x, self.slope))
+        return shortcut + x
+
+
+@register
+class WaveGrad(nn.Module):
+    """Predict the noise in a waveform, given the noise level and a spectrogram.
+
+    The noisy waveform goes down through ``len(factors)`` resolutions; the spectrogram comes up through
+    the same ones to the waveform's rate; at each, FiLM turns the former and the noise level into a shift
+    and a scale of the latter::
+
+        noisy ── wave_in ─┬─ down ─┬─ ... ─ down ─┐
+                        film     film            film   ◄─ level
+                          │        │              │
+        eps ◄─── out ──── up ◄──── up ◄─ ... ◄─── up ◄── mel_in ── mel
+
+    It is the network of ``Denoiser(..., prediction="eps", noise_input="sqrt_alpha_bar")``. Of the work that
+    the steps of one generation repeat, only ``mel_in`` and the first ``up`` block's shortcut and first
+    convolution depend on nothing but the spectrogram; they run at the lowest rates, so keeping their result
+    saves little (2 % of the multiplications of :func:`wavegrad_base`), and it is not kept.
+
+    Parameters
+    ----------
+    n_mels : int > 0
+        Bands of the spectrogram.
+    factors : sequence of int > 0
+        Upsampling factor of each ``up`` block, from the spectrogram on. Their product is the hop length:
+        samples per frame.
+    up_channels : sequence of int > 0, as many as factors
+        Output channels of the ``up`` blocks.
+    down_channels : sequence of int > 0, even, one fewer than factors
+        Output channels of the ``down`` blocks, from the waveform on; they undo all factors but the first,
+        last one first.
+    dilations : sequence of 4 int > 0, as many as factors
+        Tap distances of the four convolutions of each ``up`` block.
+    mel_channels, wave_channels : int > 0, the latter even
+        Channels after the first convolution over the spectrogram and over the waveform.
+    up_repeats, down_repeats : int > 0
+        Blocks at each resolution; only the first of them changes it.
+    strided : bool
+        Lower the resolution by the stride of a convolution (paper, appendix A), or else by dropping samples
+        before it (the lmnt implementation). Both have the same weights.
+    level_scale : float
+        Factor on the noise level before its sinusoidal code: 5000 in the paper, 1 in lmnt's implementation.
+    slope : float
+        Slope of the leaky ReLU below zero.
+
+    Raises
+    ------
+    InputError
+        The sequences' lengths do not fit together, or a count is not positive.
+    """
+
+    def __init__(
+        self,
+        n_mels: int = 128,
+        factors: Sequence[int] = (5, 5, 3, 2, 2),
+        up_channels: Sequence[int] = (512, 512, 256, 128, 128),
+        down_channels: Sequence[int] = (128, 128, 256, 512),
+        dilations: Sequence[Sequence[int]] = (WIDE, WIDE, WIDE, NARROW, NARROW),
+        mel_channels: int = 768,
+        wave_channels: int = 32,
+        up_repeats: int = 1,
+        down_repeats: int = 1,
+        strided: bool = True,
+        level_scale: float = 5000.0,
+        slope: float = 0.2,
+    ) -> None:
+        super().__init__()
+        _check_lengths(factors, up_channels, down_channels, dilations)
+        counts = (n_mels, *factors, *up_channels, *down_channels, mel_channels, wave_channels)
+        _check_counts((*counts, up_repeats, down_repeats), (wave_channels, *down_channels))
+        self.n_mels = n_mels
+        self.hop_length = math.prod(factors)
+        self.up_repeats = up_repeats
+        self.down_repeats = down_repeats
+
+        self.wave_in = _orthogonal(conv(1, 1, wave_channels, 5))
+        self.down = nn.ModuleList()
+        width = wave_channels
+        for channels, factor in zip(down_channels, reversed(factors[1:]), strict=True):
+            for n in range(down_repeats):
+                block = DownBlock(width, channels, factor if n == 0 else 1, strided, slope)
+                self.down.append(block)
+                width = channels
+        self.film = nn.ModuleList(
+            FiLM(1, features, channels, level_scale=level_scale, slope=slope)
+            for features, channels in zip((wave_channels, *down_channels), reversed(up_channels), strict=True)
+        )
+        self.mel_in = _orthogonal(conv(1, n_mels, mel_channels, 3))
+        self.up = nn.ModuleList()
+        width = mel_channels
+        for channels, factor, taps in zip(up_channels, factors, dilations, strict=True):
+            for n in range(up_repeats):
+                self.up.append(UpBlock(width, channels, factor if n == 0 else 1, taps, slope))
+                width = channels
+        self.out = _orthogonal(conv(1, width, 1, 3))
+
+    def forward(self, x: Tensor, level: Tensor, mel: Tensor) -> Tensor:
+        """Predict the noise in x.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, 1, samples)
+            Noisy waveform, ``samples = frames * hop_length``.
+        level : Tensor, shape (B,), in [0, 1]
+            Noise level √ᾱ: 1 for clean, 0 for pure noise.
+        mel : Tensor, shape (B, n_mels, frames)
+            Spectrogram, as the network's training defined it.
+
+        Returns
+        -------
+        Tensor, shape (B, 1, samples)
+            The noise ε (or whatever else the denoiser's parameterisation asks for).
+
+        Raises
+        ------
+        InputError
+            The shapes do not fit together.
+        """
+        self._check_shapes(x, level, mel)
+        x = self.wave_in(x)
+        steering = [self.film[0](x, level)]
+        for n, down in enumerate(self.down, start=1):
+            x = down(x)
+            if n % self.down_repeats == 0:
+                steering.append(self.film[n // self.down_repeats](x, level))
+        h = self.mel_in(mel)
+        for n, up in enumerate(self.up):
+            # A level's shift and scale are large, and used up by its last block: let them go then.
+            shift, scale = steering[-1] if (n + 1) % self.up_repeats else steering.pop()
+            h = up(h, shift, scale)
+        eps: Tensor = self.out(h)
+        return eps
+
+    def _check_shapes(self, x: Tensor, level: Tensor, mel: Tensor) -> None:
+        if mel.ndim != 3 or mel.shape[1] != self.n_mels:
+            raise InputError(
+                f"mel of shape {tuple(mel.shape)} must be (batch, n_mels={self.n_mels}, frames); "
+                "compute it with the model's own mel definition"
+            )
+        batch, _, frames = mel.shape
+        samples = frames * self.hop_length
+        if frames == 0 or x.shape != (batch, 1, samples):
+            raise InputError(
+                f"x of shape {tuple(x.shape)} must be (batch={batch}, 1, samples={samples}): "
+                f"{frames} mel frames times hop_length={self.hop_length}; pad or cut one of the two"
+            )
+        if level.shape != (batch,):
+            raise InputError(f"level of shape {tuple(level.shape)} must be (batch={batch},): one √ᾱ per item")
+
+
+def _orthogonal(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
+    """Start from orthogonal weights and zero constants (paper, appendix A)."""
+    nn.init.orthogonal_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _check_lengths(
+    factors: Sequence[int], up: Sequence[int], down: Sequence[int], dilations: Sequence[Sequence[int]]
+) -> None:
+    levels = len(factors)
+    if levels == 0 or (len(up), len(down), len(dilations)) != (levels, levels - 1, levels):
+        raise InputError(
+            f"factors={tuple(factors)} has {levels} entries: up_channels and dilations must have as many, "
+            f"down_channels one fewer; got {len(up)}, {len(dilations)} and {len(down)}"
+        )
+    for taps in dilations:
+        if len(taps) != 4 or min(taps) < 1:
+            raise InputError(f"dilations={tuple(taps)} must be four positive integers, such as {WIDE}")
+
+
+def _check_counts(counts: Sequence[int], coded: Sequence[int]) -> None:
+    if min(counts) < 1:
+        raise InputError(f"channels, factors, n_mels and repeats must be positive; got {min(counts)}")
+    if any(channels % 2 for channels in coded):
+        raise InputError(
+            f"wave_channels and down_channels={tuple(coded)} must be even: sines and cosines code the level"
+        )

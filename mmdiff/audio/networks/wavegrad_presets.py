@@ -1,0 +1,143 @@
+"""WaveGrad in the sizes of its paper, of the lmnt implementation, and small; lmnt's weight names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from mmdiff.audio.networks.wavegrad import NARROW, WIDE, WaveGrad
+from mmdiff.errors import InputError
+
+
+def wavegrad_base(n_mels: int = 128) -> WaveGrad:
+    """Build the paper's WaveGrad Base for hop 300 (24 kHz): 15.9 M parameters with 128 bands.
+
+    The paper says 15 M and does not tell the size of every layer; what it leaves open follows the lmnt
+    implementation, whose weights have the same shapes.
+    """
+    return WaveGrad(n_mels)
+
+
+def wavegrad_large(n_mels: int = 128) -> WaveGrad:
+    """Build the paper's WaveGrad Large for hop 300 (24 kHz): 23.4 M parameters with 128 bands.
+
+    The paper doubles the blocks, the second without a change of resolution, uses dilations 1, 2, 4, 8
+    throughout, and gives 23 M parameters. Doubling the ``up`` blocks meets that count; doubling the
+    ``down`` blocks as well (``WaveGrad(..., down_repeats=2)``) would make 26.6 M.
+    """
+    return WaveGrad(n_mels, dilations=(WIDE,) * 5, up_repeats=2)
+
+
+def wavegrad_lmnt(n_mels: int = 128) -> WaveGrad:
+    """Build the network of the ``wavegrad`` package by LMNT (hop 300, 22.05 kHz): 15,920,993 parameters.
+
+    Its dilations are in the opposite order to the paper's, it drops samples where the paper uses
+    strides, and it does not scale the noise level. Load its weights through :func:`lmnt_state`.
+    """
+    dilations = (NARROW, NARROW, WIDE, WIDE, WIDE)
+    return WaveGrad(n_mels, dilations=dilations, strided=False, level_scale=1.0)
+
+
+def wavegrad_small(n_mels: int = 80, hop_length: int = 256) -> WaveGrad:
+    """Build a WaveGrad of 1.2 M parameters (1,222,577 by default), for one processor core or a small dataset.
+
+    Parameters
+    ----------
+    n_mels : int > 0
+        Bands of the spectrogram.
+    hop_length : int > 1
+        Samples per frame; split into five factors or fewer by :func:`upsampling_factors`.
+    """
+    factors = upsampling_factors(hop_length)
+    levels = len(factors)
+    return WaveGrad(
+        n_mels,
+        factors,
+        up_channels=(160, 128, 64, 48, 32)[-levels:],
+        down_channels=(32, 48, 64, 128)[: levels - 1],
+        dilations=(WIDE, WIDE, WIDE, NARROW, NARROW)[:levels],
+        mel_channels=192,
+        wave_channels=16,
+    )
+
+
+def upsampling_factors(hop_length: int, levels: int = 5) -> tuple[int, ...]:
+    """Split a hop length into upsampling factors, largest first: the coarse end costs least.
+
+    Parameters
+    ----------
+    hop_length : int > 1
+        Samples per spectrogram frame.
+    levels : int > 0
+        Most factors to split into.
+
+    Returns
+    -------
+    tuple of int
+        At most ``levels`` integers above 1 whose product is ``hop_length``.
+
+    Raises
+    ------
+    InputError
+        The hop length is below 2.
+
+    Examples
+    --------
+    >>> upsampling_factors(300), upsampling_factors(256)
+    ((5, 5, 3, 2, 2), (4, 4, 4, 2, 2))
+    """
+    if hop_length < 2:
+        raise InputError(f"hop_length={hop_length} must be at least 2 samples; take the spectrogram's own")
+    factors: list[int] = []
+    rest, prime = hop_length, 2
+    while rest > 1:
+        if rest % prime:
+            prime += 1
+        else:
+            factors.append(prime)
+            rest //= prime
+    while len(factors) > levels:
+        smallest, second, *others = sorted(factors)
+        factors = [smallest * second, *others]
+    return tuple(sorted(factors, reverse=True))
+
+
+def lmnt_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of the ``wavegrad`` package's model to those of :func:`wavegrad_lmnt`.
+
+    Parameters
+    ----------
+    state : mapping from str to Tensor
+        State dictionary: ``checkpoint["model"]`` of a ``weights-*.pt`` file.
+
+    Returns
+    -------
+    dict from str to Tensor
+        For ``load_state_dict``; the tensors are the same objects.
+
+    Raises
+    ------
+    InputError
+        A key does not belong to that model.
+    """
+    return {_lmnt_name(key): tensor for key, tensor in state.items()}
+
+
+def _lmnt_name(key: str) -> str:
+    match key.split("."):
+        case [("first_conv" | "last_conv") as end, kind]:
+            return f"{'mel_in' if end == 'first_conv' else 'out'}.{kind}"
+        case ["downsample", "0", kind]:
+            return f"wave_in.{kind}"
+        case ["downsample", n, "residual_dense", kind]:
+            return f"down.{int(n) - 1}.shortcut.{kind}"
+        case ["downsample", n, "conv", layer, kind]:
+            return f"down.{int(n) - 1}.convs.{layer}.{kind}"
+        case ["film", n, ("input_conv" | "output_conv") as end, kind]:
+            return f"film.{n}.{'conv_in' if end == 'input_conv' else 'conv_out'}.{kind}"
+        case ["upsample", n, "block1", kind]:
+            return f"up.{n}.shortcut.{kind}"
+        case ["upsample", n, ("block2" | "block3") as half, layer, kind]:
+            return f"up.{n}.convs.{int(layer) + (2 if half == 'block3' else 0)}.{kind}"
+    raise InputError(f"key={key!r} is not of a wavegrad checkpoint: pass the mapping under its key 'model'")
