@@ -1,0 +1,398 @@
+"""One loop for every task: any device, exact resume, averages, a guard against NaN, clean stops."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from mmdiff.errors import CheckpointError, InputError, RecipeError
+from mmdiff.training import lr
+from mmdiff.training.checkpoint import (
+    latest_checkpoint,
+    list_checkpoints,
+    read_checkpoint,
+    rotate,
+    write_checkpoint,
+)
+from mmdiff.training.data import IndexedData, MicroBatches, make_loader
+from mmdiff.training.ema import EMA, Profile
+from mmdiff.training.log import RunLog, Validation
+from mmdiff.training.optim import make_adamw
+from mmdiff.training.progress import Reporter
+from mmdiff.training.signals import StopSignals
+from mmdiff.training.updates import Updater, make_accelerator
+from mmdiff.weights import assign_tensors
+
+
+class Trainer:
+    """Train a task on a dataset, in a folder that holds everything needed to go on.
+
+    A *task* is a module called as ``task(batch, generator)`` that returns a dictionary of scalar tensors
+    with ``"loss"``; all its entries are logged. A *dataset* gives item ``n >= 0`` by ``dataset[n]``, a pure
+    function of n. The generator, and the global one that dropout uses, are seeded from (seed, step,
+    micro-step, rank), so a resumed run repeats an uninterrupted one exactly without stored random state.
+
+    Parameters
+    ----------
+    run_dir : str or Path
+        Gets ``checkpoints/step-*/``, ``log.jsonl``, ``media/`` and ``tensorboard/``.
+    task : nn.Module
+        Moved to the device; parameters with ``requires_grad`` are trained.
+    dataset : IndexedData
+        Step s reads the items s·batch_size ... (s + 1)·batch_size - 1.
+    steps : int > 0
+        Updates of the whole run.
+    batch_size : int > 0
+        Items of one update over all processes and micro-steps.
+    learning_rate : float > 0
+        Peak of the schedule.
+    betas, weight_decay
+        Of AdamW; vectors (biases, gains) are not decayed.
+    lr_schedule : {"cosine", "constant", "linear", "inverse_sqrt"}
+        See :func:`mmdiff.training.lr.factor`.
+    warmup_steps : int >= 0
+        Updates over which the learning rate rises from 0.
+    grad_clip : float > 0 or None
+        Greatest norm of the gradient.
+    accumulate : int > 0
+        Micro-steps of one update; each sees ``batch_size / accumulate`` items.
+    precision : {"no", "bf16", "fp16"}
+        Autocast of the task's forward pass; weights stay float32. fp16 needs a GPU.
+    ema : sequence of float or str
+        Averages to keep, e.g. ``(0.999, "power:0.05")``; see :class:`mmdiff.training.ema.EMA`.
+    workers : int >= 0
+        Processes that load data; 0 loads in this one.
+    validate : callable or None
+        ``validate(task, step) -> Validation``, called in evaluation mode, without gradients and with the
+        first average in place, on the main process only.
+    validate_every, checkpoint_every, log_every : int
+        In updates; 0 = only at the end.
+    keep : int > 0
+        Newest checkpoints to keep.
+    best : str or None
+        Validation metric whose best checkpoint is kept as ``checkpoints/best``; ``"-pesq"`` for the greatest
+        ``pesq``, ``"loss"`` for the least ``loss``.
+    max_bad_steps : int > 0
+        Consecutive updates with a non-finite loss or gradient, which are skipped, before the run stops.
+    seed : int
+        Of the noise and dropout; the dataset has its own.
+    collate : callable or None
+        From a list of items to a batch; default: PyTorch's.
+    device : {"cpu", "cuda", "mps"} or None
+        None: the fastest there is.
+    tensorboard : bool
+        Write TensorBoard events if it is installed.
+
+    Raises
+    ------
+    InputError
+        An argument breaks its rule.
+
+    Examples
+    --------
+    >>> from mmdiff.training import load_weights
+    >>> class Fit(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.line = nn.Linear(1, 1)
+    ...     def forward(self, batch, generator):
+    ...         x, y = batch
+    ...         return {"loss": (self.line(x) - y).square().mean()}
+    >>> class Points:
+    ...     def __getitem__(self, n):
+    ...         return torch.tensor([n % 5.0]), torch.tensor([2.0 * (n % 5)])
+    >>> trainer = Trainer("runs/line", Fit(), Points(), steps=100, batch_size=4, learning_rate=0.1)
+    >>> checkpoint = trainer.fit(resume=True)
+    >>> load_weights(trainer.task, checkpoint, ema=0)
+    100
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        task: nn.Module,
+        dataset: IndexedData,
+        *,
+        steps: int,
+        batch_size: int,
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        lr_schedule: str = "cosine",
+        warmup_steps: int = 0,
+        grad_clip: float | None = 1.0,
+        accumulate: int = 1,
+        precision: Literal["no", "bf16", "fp16"] = "no",
+        ema: Sequence[Profile] = (0.999,),
+        workers: int = 0,
+        validate: Callable[[nn.Module, int], Validation] | None = None,
+        validate_every: int = 0,
+        checkpoint_every: int = 1000,
+        keep: int = 2,
+        best: str | None = None,
+        log_every: int = 50,
+        max_bad_steps: int = 20,
+        seed: int = 0,
+        collate: Callable[[list[Any]], Any] | None = None,
+        device: str | None = None,
+        tensorboard: bool = True,
+    ) -> None:
+        settings = {
+            "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "betas": betas,
+            "weight_decay": weight_decay, "lr_schedule": lr_schedule, "warmup_steps": warmup_steps,
+            "grad_clip": grad_clip, "accumulate": accumulate, "precision": precision, "ema": tuple(ema),
+            "seed": seed,
+        }  # fmt: skip
+        _check(settings, keep=keep, max_bad_steps=max_bad_steps)
+        self.run_dir, self.dataset, self.steps = Path(run_dir), dataset, steps
+        self.validate, self.validate_every = validate, validate_every
+        self.checkpoint_every, self.keep, self.best = checkpoint_every, keep, best
+        self.log_every, self.max_bad_steps, self.tensorboard = log_every, max_bad_steps, tensorboard
+        self.accelerator = make_accelerator(device, precision)
+        settings["processes"] = self.accelerator.num_processes
+        if batch_size % (accumulate * self.accelerator.num_processes):
+            raise InputError(
+                f"batch_size={batch_size} must be divisible by accumulate={accumulate} times "
+                f"{self.accelerator.num_processes} process(es); batch_size counts the items of a whole update"
+            )
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self.task = task.to(self.accelerator.device)
+        self.ema = EMA(self.task, ema)
+        optimizer = make_adamw(self.task, learning_rate=learning_rate, betas=betas, weight_decay=weight_decay)
+        self._updater = Updater(
+            self.task,
+            optimizer,
+            self.ema,
+            self.accelerator,
+            accumulate=accumulate,
+            grad_clip=grad_clip,
+            seed=seed,
+        )
+        self._workers, self._collate = workers, collate
+
+    def fit(self, resume: bool = False) -> Path:
+        """Train to the last step.
+
+        Parameters
+        ----------
+        resume : bool, default=False
+            Go on from the newest whole checkpoint in ``run_dir``, or start if there is none.
+
+        Returns
+        -------
+        Path
+            The final checkpoint, for :func:`mmdiff.training.checkpoint.load_weights`.
+
+        Raises
+        ------
+        RecipeError
+            The folder holds a run and ``resume`` is false, or ``max_bad_steps`` updates in a row were not
+            finite.
+        CheckpointError
+            The run in the folder has other settings, or all its checkpoints are broken.
+        SystemExit
+            After SIGINT (code 130) or SIGTERM (143), when the checkpoint is written.
+        """
+        main = self.accelerator.is_main_process
+        self._report = Reporter(self.steps, quiet=not main)
+        say = self._report.say
+        step = self._restore() if resume else self._begin()
+        with (
+            contextlib.closing(self._report),
+            RunLog(self.run_dir, step=step, tensorboard=self.tensorboard, active=main, say=say) as self._log,
+            StopSignals() as signals,
+        ):
+            self._log.row("resume" if step else "start", step, {"settings": self.settings})
+            self._report.start(step)
+            self._run(step, signals)
+        return self._path(self.steps)
+
+    def _run(self, step: int, signals: StopSignals) -> None:
+        if step and self._due(step, self.validate_every) and self._log.last_validation < step:
+            self._validate(step)  # the run was stopped between this step's checkpoint and its validation
+        batches = iter(self._loader(step))
+        window = _Window()
+        self.task.train()
+        while step < self.steps:
+            rate = self._rate(step)
+            totals, bad, stop = self._updater(step, batches, learning_rate=rate, stop=signals.received)
+            step += 1
+            self._report.advance(step)
+            window.add(totals)
+            if bad:
+                self._report_bad(step, bad)
+            if self._due(step, self.log_every):
+                self._log_row(step, rate, window)
+                window = _Window()
+            if stop or self._due(step, self.checkpoint_every):
+                self._save(step)
+            if stop:
+                self._exit(step, signals.received)
+            if self._due(step, self.validate_every):
+                self._validate(step)
+
+    def _due(self, step: int, every: int) -> bool:
+        return step == self.steps or (every > 0 and step % every == 0)
+
+    def _rate(self, step: int) -> float:
+        s = self.settings
+        factor = lr.factor(s["lr_schedule"], step, warmup=s["warmup_steps"], steps=s["steps"])
+        return float(s["learning_rate"] * factor)
+
+    def _loader(self, step: int) -> Any:
+        s, here = self.settings, self.accelerator
+        indices = MicroBatches(
+            step, self.steps, s["batch_size"], s["accumulate"], here.process_index, here.num_processes
+        )
+        pin = here.device.type == "cuda"
+        return make_loader(self.dataset, indices, workers=self._workers, collate=self._collate, pin=pin)
+
+    def _report_bad(self, step: int, bad: dict[str, float]) -> None:
+        row = self._updater.bad
+        figures = f"loss={bad['loss']:g}, grad_norm={bad['grad_norm']:g}"
+        self._log.row("skipped", step, {**bad, "in_a_row": row})
+        self._report.say(f"step {step}: not finite, update skipped ({figures}; {row} in a row)")
+        if row >= self.max_bad_steps:
+            rate, warmup = self.settings["learning_rate"], self.settings["warmup_steps"]
+            raise RecipeError(
+                f"max_bad_steps={self.max_bad_steps} updates in a row were not finite (step {step}: "
+                f"{figures}); lower learning_rate={rate}, lengthen warmup_steps={warmup} or check the data, "
+                "and start again"
+            )
+
+    def _log_row(self, step: int, rate: float, window: _Window) -> None:
+        means = window.means()
+        if means and self.accelerator.num_processes > 1:
+            shared = self.accelerator.reduce(
+                torch.tensor(list(means.values())).to(self.accelerator.device), "mean"
+            )
+            means = dict(zip(means, shared.tolist(), strict=True))
+        row = {**means, "lr": rate, "steps_per_second": window.steps_per_second()}
+        self._log.row("train", step, row)
+        self._report.row(step, row)
+
+    def _exit(self, step: int, signal_number: int) -> NoReturn:
+        self._report.say(
+            f"stopped after step {step}; saved in {self._path(step)}; resume to go on from there"
+        )
+        raise SystemExit(128 + (signal_number or signal.SIGTERM))  # 0: another process got the signal
+
+    def _validate(self, step: int) -> None:
+        if self.validate is None:
+            return
+        if self.accelerator.is_main_process:
+            began = time.monotonic()
+            self.task.eval()
+            averaged = self.ema.applied(self.task) if len(self.ema) else contextlib.nullcontext(self.task)
+            with averaged, torch.no_grad():
+                result = self.validate(self.task, step)
+            self.task.train()
+            self._log.validation(step, result)
+            figures = "  ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
+            self._report.say(f"step {step}: validation ({time.monotonic() - began:.1f} s)  {figures}")
+            self._keep_best(step, result)
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def _folder(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step-{step:08d}"
+
+    def _save(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            self._write(self._path(step), step, {})
+            rotate(self._folder, self.keep)
+        self.accelerator.wait_for_everyone()
+
+    def _write(self, path: Path, step: int, more: dict[str, Any]) -> None:
+        averages = [self.ema.tensors(index) for index in range(len(self.ema))]
+        meta = {"step": step, "settings": self.settings, **more}
+        write_checkpoint(path, self.task, averages, self._updater.state(), meta)
+
+    def _keep_best(self, step: int, result: Validation) -> None:
+        if self.best is None:
+            return
+        name, sign = self.best.removeprefix("-"), -1.0 if self.best.startswith("-") else 1.0
+        if name not in result.metrics:
+            raise RecipeError(
+                f"best={self.best!r} must name a validation metric: {', '.join(result.metrics)}"
+            )
+        value, path = float(result.metrics[name]), self._folder / "best"
+        with contextlib.suppress(CheckpointError):  # none yet, or broken: replaced
+            if sign * value >= sign * read_checkpoint(path).meta["best"]:
+                return
+        if value == value:
+            self._write(path, step, {"best": value})
+
+    def _begin(self) -> int:
+        if list_checkpoints(self._folder):
+            raise RecipeError(
+                f"run_dir={self.run_dir} holds a run; resume it, delete it, or choose another folder"
+            )
+        return 0
+
+    def _restore(self) -> int:
+        found = latest_checkpoint(self._folder, self._report.say)
+        if found is None:
+            return 0
+        self._compare(found.meta["settings"], found.path)
+        assign_tensors(self.task, found.weights(), source=found.path)
+        for index in range(len(self.ema)):
+            self.ema.load(index, found.average(index))
+        self._updater.load(found.training())
+        self._report.say(f"resuming after step {found.step} from {found.path}")
+        return found.step
+
+    def _compare(self, stored: dict[str, Any], path: Path) -> None:
+        for key, value in self.settings.items():
+            free = key == "steps" and self.settings["lr_schedule"] not in lr.USES_STEPS
+            if stored.get(key) != value and not free:
+                raise CheckpointError(
+                    f"{key}={value!r} must be {stored.get(key)!r}, as in {path}, to resume that run exactly; "
+                    "change it back, or start a new run (from its weights: load_weights)"
+                )
+
+
+class _Window:
+    """Means over the updates since the last log row, without moving anything off the device before."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._applied = self._steps = 0
+        self._began = time.monotonic()
+
+    def add(self, totals: dict[str, Tensor]) -> None:
+        self._steps += 1
+        self._applied += bool(totals)
+        for name, value in totals.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def means(self) -> dict[str, float]:
+        return {name: value.item() / self._applied for name, value in self._sums.items()}
+
+    def steps_per_second(self) -> float:
+        return self._steps / max(1e-9, time.monotonic() - self._began)
+
+
+def _check(settings: dict[str, Any], **others: int) -> None:
+    for name in ("steps", "batch_size", "accumulate", "learning_rate"):
+        others[name] = settings[name]
+    for name, value in others.items():
+        if not value > 0:
+            raise InputError(f"{name}={value} must be positive")
+    for name in ("warmup_steps", "weight_decay"):
+        if settings[name] < 0:
+            raise InputError(f"{name}={settings[name]} must be 0 or more")
+    if settings["grad_clip"] is not None and not settings["grad_clip"] > 0:
+        raise InputError(f"grad_clip={settings['grad_clip']} must be positive, or None for no clipping")
+    lr.factor(settings["lr_schedule"], settings["steps"], warmup=0, steps=settings["steps"])

@@ -1,0 +1,190 @@
+"""One optimizer update: micro-steps, clipping, the guard against NaN, averages."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedDataParallelKwargs, send_to_device
+from torch import Tensor, nn
+
+from mmdiff.errors import InputError
+from mmdiff.training.data import step_seed
+from mmdiff.training.ema import EMA
+
+
+def make_accelerator(device: str | None, precision: str) -> Accelerator:
+    """Choose device and autocast.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda", "mps"} or None
+        None: the fastest there is.
+    precision : {"no", "bf16", "fp16"}
+
+    Returns
+    -------
+    Accelerator
+
+    Raises
+    ------
+    InputError
+        The device is missing or cannot compute in this precision.
+    """
+    if precision not in ("no", "bf16", "fp16"):
+        raise InputError(f"precision={precision!r} must be 'no', 'bf16' or 'fp16'")
+    # Accelerate keeps device and precision in process-wide state; a second Trainer may want others.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    fast = torch.cuda.is_available() or torch.backends.mps.is_available()
+    on_cpu = device == "cpu" or (device is None and not fast)
+    if on_cpu and precision == "fp16":
+        raise InputError("precision='fp16' needs a GPU; use 'bf16' or 'no' on the CPU")
+    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    try:
+        accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, kwargs_handlers=[ddp])
+    except ValueError as error:
+        raise InputError(f"precision={precision!r} does not work here: {error}") from None
+    if device not in (None, accelerator.device.type):
+        raise InputError(
+            f"device={device!r} is not there, only {accelerator.device.type!r}; choose that, 'cpu' or None"
+        )
+    return accelerator
+
+
+class Updater:
+    """Applies updates to a task and keeps all state that changes with them, except the weights.
+
+    Parameters
+    ----------
+    task : nn.Module
+        On the accelerator's device.
+    optimizer : torch.optim.Optimizer
+        Over the task's trained parameters.
+    ema : EMA
+        Updated after every optimizer step.
+    accelerator : Accelerator
+    accumulate : int > 0
+        Micro-steps of one update.
+    grad_clip : float > 0 or None
+        Greatest norm of the gradient.
+    seed : int
+        Of noise and dropout.
+
+    Attributes
+    ----------
+    bad, skipped : int
+        Updates skipped in a row until now, and in all.
+    """
+
+    def __init__(
+        self,
+        task: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema: EMA,
+        accelerator: Accelerator,
+        *,
+        accumulate: int,
+        grad_clip: float | None,
+        seed: int,
+    ) -> None:
+        self._task, self._ema, self._accelerator = task, ema, accelerator
+        self._model, self._optimizer = accelerator.prepare(task, optimizer)
+        self._trained = [p for p in task.parameters() if p.requires_grad]
+        self._accumulate, self._seed = accumulate, seed
+        self._limit = math.inf if grad_clip is None else grad_clip
+        self.bad, self.skipped = 0, 0
+
+    def __call__(
+        self, step: int, batches: Iterator[Any], *, learning_rate: float, stop: int = 0
+    ) -> tuple[dict[str, Tensor], dict[str, float], bool]:
+        """Make update number ``step`` (from 0), or skip it if its loss or gradient is not finite.
+
+        Parameters
+        ----------
+        step : int >= 0
+        batches : iterator
+            Gives one batch for each micro-step.
+        learning_rate : float
+            Of this update.
+        stop : int
+            Non-zero: this process was asked to stop.
+
+        Returns
+        -------
+        totals : dict of str to Tensor
+            The task's outputs, averaged over micro-steps, and ``grad_norm`` before clipping; empty if
+            skipped.
+        bad : dict of str to float
+            ``loss`` and ``grad_norm`` if skipped, else empty.
+        stop : bool
+            Any process was asked to stop.
+        """
+        totals: dict[str, Tensor] = {}
+        for micro in range(self._accumulate):
+            for name, value in self._micro_step(step, micro, next(batches)).items():
+                part = value.detach().float().mean() / self._accumulate
+                totals[name] = totals[name] + part if name in totals else part
+        norm = self._accelerator.clip_grad_norm_(self._trained, self._limit)
+        assert isinstance(norm, Tensor)
+        totals["grad_norm"] = norm.float()
+        # One transfer for everything that decides how to go on, summed so that all processes decide alike.
+        decisive = torch.stack([totals["loss"], norm.float(), torch.full_like(totals["loss"], float(stop))])
+        loss, norm_sum, stops = self._accelerator.reduce(decisive, "sum").tolist()
+        bad = {}
+        if math.isfinite(loss) and math.isfinite(norm_sum):
+            self._apply(learning_rate)
+        else:
+            ranks = self._accelerator.num_processes
+            totals, bad = {}, {"loss": loss / ranks, "grad_norm": norm_sum / ranks}
+            self._skip()
+        self._optimizer.zero_grad()
+        return totals, bad, bool(stops)
+
+    def _micro_step(self, step: int, micro: int, batch: Any) -> dict[str, Tensor]:
+        rank, device = self._accelerator.process_index, self._accelerator.device
+        torch.manual_seed(step_seed(self._seed, step, micro, rank, stream=0))  # dropout reads the global one
+        generator = torch.Generator(device).manual_seed(step_seed(self._seed, step, micro, rank, stream=1))
+        batch = send_to_device(batch, device, non_blocking=True)
+        last = micro + 1 == self._accumulate
+        with contextlib.nullcontext() if last else self._accelerator.no_sync(self._model):
+            outputs: dict[str, Tensor] = self._model(batch, generator)
+            self._accelerator.backward(outputs["loss"] / self._accumulate)
+        return outputs
+
+    def _apply(self, learning_rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._ema.update(self._task)
+        self.bad = 0
+
+    def _skip(self) -> None:
+        self.bad += 1
+        self.skipped += 1
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.update()  # lowers the loss scale: the usual reason under fp16
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the weights and averages, as tensors and plain values."""
+        scaler = self._accelerator.scaler
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "ema_updates": self._ema.updates,
+            "bad": self.bad,
+            "skipped": self.skipped,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+        self._ema.updates = state["ema_updates"]
+        self.bad, self.skipped = state["bad"], state["skipped"]
