@@ -1,0 +1,205 @@
+"""Schedules given by a table of beta: DDPM, WaveGrad, DiffWave and any other."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmdiff.diffusion.schedules_base import (
+    Levels,
+    VariancePreserving,
+    exponent_of_log_snr,
+    log_snr_of_exponent,
+    require,
+)
+from mmdiff.registry import register
+
+
+class _Table(NamedTuple):
+    """Values at the points n = 0..N of a table, and the exponent's rise over the segment after each."""
+
+    exponent: Tensor  # B_n = -log(alpha_bar_n)
+    rise: Tensor  # B_(n+1) - B_n; the last value is repeated for n = N
+    alpha: Tensor
+    sigma2: Tensor
+    alpha_above_end: Tensor  # alpha_n - alpha_N
+
+
+@functools.lru_cache(maxsize=64)
+def _table(betas: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> _Table:
+    # Rounded once from float64, and moved once; a plain tensor even if first asked for under inference_mode.
+    with torch.inference_mode(False):
+        beta = torch.tensor((0.0, *betas), dtype=torch.float64, device="cpu")
+        rise = -torch.log1p(-beta)
+        exponent = rise.cumsum(0)
+        rise = torch.cat([rise[1:], rise[-1:]])
+        alpha = torch.exp(-0.5 * exponent)
+        # alpha_n - alpha_N = alpha_N (exp((B_N - B_n) / 2) - 1)
+        above = alpha[-1] * torch.expm1(0.5 * (exponent[-1] - exponent))
+        columns = (exponent, rise, alpha, -torch.expm1(-exponent), above)
+        return _Table(*(column.to(dtype).to(device) for column in columns))
+
+
+@register
+@dataclass(frozen=True, repr=False)
+class BetaTable(VariancePreserving):
+    """Discrete diffusion of N steps as a continuous schedule: point n = 0..N of the table is t = n/N.
+
+    At the points alpha² is the product of (1 - beta_i), i <= n, with alpha = 1 at n = 0. Between points the
+    rate is constant, so log alpha² is linear there; the derivatives are those to the right of a point.
+    Times within rounding of a point, in their own dtype, count as that point.
+
+    Parameters
+    ----------
+    betas : tuple of float, each in (0, 1)
+        Variance added by each step, first step first.
+
+    References
+    ----------
+    Ho et al. 2020, arXiv:2006.11239; Chen et al. 2020 (WaveGrad), arXiv:2009.00713;
+    Kong et al. 2020 (DiffWave), arXiv:2009.09761.
+    """
+
+    betas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
+        require(len(self.betas) > 0, "betas=() must hold at least one step; try ddpm_betas()")
+        for n, beta in enumerate(self.betas):
+            require(
+                0 < beta < 1,
+                f"betas[{n}]={beta} must lie strictly between 0 and 1; for a table that ends without signal "
+                "wrap the plain table in ZeroTerminalSNR",
+            )
+
+    def __repr__(self) -> str:
+        return f"BetaTable({self.steps} steps, {self.betas[0]:.6g} .. {self.betas[-1]:.6g})"
+
+    @property
+    def steps(self) -> int:
+        """Number N of steps of the table; a network fed with an index expects t * N."""
+        return len(self.betas)
+
+    @property
+    def first_time(self) -> float:
+        """Time of the table's least noisy step, 1/N."""
+        return 1 / self.steps
+
+    def _locate(self, t: Tensor) -> tuple[_Table, Tensor, Tensor]:
+        """Return the table, the point at or before t, and the fraction of the segment after it."""
+        position = t * self.steps
+        nearest = position.detach().round()
+        on_point = (position.detach() - nearest).abs() <= 2 * torch.finfo(t.dtype).eps * self.steps
+        # A detached correction, so that autograd still sees d(position)/dt = N at a point.
+        position = position + torch.where(on_point, nearest - position.detach(), 0.0)
+        index = position.detach().floor().clamp(0, self.steps)
+        return _table(self.betas, t.dtype, t.device), index.long(), position - index
+
+    def _levels(self, t: Tensor) -> Levels:
+        table, n, fraction = self._locate(t)
+        grown = fraction * table.rise[n]
+        alpha = table.alpha[n] * torch.exp(-0.5 * grown)
+        # sigma² = sigma_n² + alpha_n² (1 - exp(-grown)): a sum of positive terms, exact at a point
+        sigma = torch.sqrt(table.sigma2[n] - table.alpha[n] ** 2 * torch.expm1(-grown))
+        half_rate = 0.5 * self.steps * table.rise[n]
+        return Levels(alpha, sigma, -half_rate * alpha, half_rate * alpha**2 / sigma)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        table, n, fraction = self._locate(t)
+        return log_snr_of_exponent(table.exponent[n] + fraction * table.rise[n])
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        exponent = exponent_of_log_snr(log_snr)
+        table = _table(self.betas, exponent.dtype, exponent.device)
+        n = torch.searchsorted(table.exponent, exponent.detach().contiguous(), right=True) - 1
+        n = n.clamp(0, self.steps - 1)
+        return (n + (exponent - table.exponent[n]) / table.rise[n]) / self.steps
+
+    def _alpha_above_end(self, t: Tensor) -> Tensor:
+        table, n, fraction = self._locate(t)
+        return table.alpha_above_end[n] + table.alpha[n] * torch.expm1(-0.5 * fraction * table.rise[n])
+
+
+def linear_betas(first: float, last: float, count: int) -> tuple[float, ...]:
+    """Equally spaced betas, both ends included.
+
+    Parameters
+    ----------
+    first, last : float, in (0, 1)
+        Ends of the table.
+    count : int > 0
+        Number of steps.
+
+    Examples
+    --------
+    >>> linear_betas(0.1, 0.3, 3)
+    (0.1, 0.2, 0.3)
+    """
+    require(isinstance(count, int) and count > 0, f"count={count} must be a positive integer; try 1000")
+    if count == 1:
+        return (float(first),)
+    # Weighted ends rather than first + n * step: both ends come out exactly.
+    spread = count - 1
+    return tuple((first * (spread - n) + last * n) / spread for n in range(count))
+
+
+def scaled_linear_betas(first: float, last: float, count: int) -> tuple[float, ...]:
+    """Betas whose square roots are equally spaced, as in latent diffusion (Rombach et al. 2022)."""
+    return tuple(root**2 for root in linear_betas(math.sqrt(first), math.sqrt(last), count))
+
+
+def betas_of_alpha_bars(alpha_bars: Sequence[float], max_beta: float = 0.999) -> tuple[float, ...]:
+    """Betas of a table given by alpha² at its points n = 1..N.
+
+    Parameters
+    ----------
+    alpha_bars : sequence of float, in [0, 1), falling
+        alpha² after each step.
+    max_beta : float, in (0, 1)
+        Cap of each beta; keeps a table that would end at alpha = 0 legal.
+
+    Raises
+    ------
+    InputError
+        The values do not fall.
+    """
+    previous, betas = 1.0, []
+    for n, value in enumerate(alpha_bars):
+        require(
+            0 <= value < previous,
+            f"alpha_bars[{n}]={value} must be at least 0 and below its predecessor {previous}; "
+            "list alpha² from the least to the most noisy step",
+        )
+        betas.append(min(1 - value / previous, max_beta))
+        previous = value
+    return tuple(betas)
+
+
+def cosine_betas(count: int, offset: float = 0.008, max_beta: float = 0.999) -> tuple[float, ...]:
+    """Nichol and Dhariwal's discrete cosine table (arXiv:2102.09672, equation 17), betas capped."""
+
+    def alpha_bar(n: int) -> float:
+        return math.cos((n / count + offset) / (1 + offset) * math.pi / 2) ** 2
+
+    return tuple(min(1 - alpha_bar(n + 1) / alpha_bar(n), max_beta) for n in range(count))
+
+
+def ddpm_betas() -> tuple[float, ...]:
+    """DDPM's table: 1000 steps, 1e-4 to 0.02 (Ho et al. 2020, section 4)."""
+    return linear_betas(1e-4, 0.02, 1000)
+
+
+def wavegrad_betas() -> tuple[float, ...]:
+    """WaveGrad's training table: 1000 steps, 1e-6 to 0.01 (Chen et al. 2020)."""
+    return linear_betas(1e-6, 0.01, 1000)
+
+
+def diffwave_betas() -> tuple[float, ...]:
+    """DiffWave's training table: 50 steps, 1e-4 to 0.05 (Kong et al. 2020, section 5)."""
+    return linear_betas(1e-4, 0.05, 50)
