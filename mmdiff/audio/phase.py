@@ -1,0 +1,211 @@
+"""Phase for a magnitude spectrogram: single-pass inversion, fast Griffin-Lim, and a network that corrects them.
+
+Spectra are (B, T, K) as :class:`mmdiff.audio.stft.Stft` gives them: the phase of a frame refers to the first
+sample of its window.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdiff.audio.networks.spectral import SubBandNet
+from mmdiff.audio.stft import Stft
+from mmdiff.registry import register
+
+
+def centred(spectrum: Tensor) -> Tensor:
+    """Refer phases (B, T, K) to the window's centre instead of its start, or back: the map is its own inverse."""
+    alternating = 1 - 2 * (torch.arange(spectrum.shape[-1], device=spectrum.device) % 2)
+    return spectrum * alternating
+
+
+def single_pass_phase(magnitude: Tensor, stft: Stft, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Start phases by following spectral peaks (single-pass spectrogram inversion, Beauregard et al. 2015).
+
+    Every bin turns at the frequency of its nearest peak, found by parabolic interpolation of the log magnitude.
+
+    Parameters
+    ----------
+    magnitude : Tensor, shape (B, T, K)
+    stft : Stft
+    start : Tensor, shape (B, K), optional
+        Turns of the frame before the first, a slice of the second result: carries an utterance on from one
+        window to the next.
+
+    Returns
+    -------
+    tuple of Tensor
+        Unit phasors (B, T, K), complex, and the turns at every frame (B, T, K).
+    """
+    batch, frames, bins = magnitude.shape
+    log = (magnitude + 1e-6).log()
+    below, here, above = log[..., :-2], log[..., 1:-1], log[..., 2:]
+    peak = F.pad((here > below) & (here >= above), (1, 1))
+    curvature = (below - 2 * here + above).clamp_max(-1e-4)
+    offset = F.pad((0.5 * (below - above) / curvature).clamp(-0.5, 0.5), (1, 1))
+    index = torch.arange(bins, device=magnitude.device).expand_as(peak)
+    lower = torch.where(peak, index, -bins).cummax(-1).values
+    upper = torch.where(peak, index, 3 * bins).flip(-1).cummin(-1).values.flip(-1)
+    nearest = torch.where(index - lower <= upper - index, lower, upper).clamp(0, bins - 1)
+    advance = (nearest + offset.gather(-1, nearest)) * (stft.hop_length / stft.n_fft)
+    mean_advance = 0.5 * (advance + F.pad(advance, (0, 0, 1, 0))[:, :-1])
+    turns = torch.empty_like(magnitude)
+    current = start
+    for frame in range(frames):
+        if current is None:
+            current = torch.zeros_like(magnitude[:, 0])
+        else:
+            current = (current.gather(-1, nearest[:, frame]) + mean_advance[:, frame]) % 1.0
+        turns[:, frame] = current
+    angle = 2 * math.pi * turns
+    return centred(torch.complex(angle.cos(), angle.sin())), turns
+
+
+def griffin_lim(
+    magnitude: Tensor,
+    phasors: Tensor,
+    stft: Stft,
+    samples: int,
+    iterations: int,
+    momentum: float = 0.99,
+    differentiable: int = 0,
+) -> Tensor:
+    """Fast Griffin-Lim (Perraudin et al. 2013) from given start phases.
+
+    Parameters
+    ----------
+    magnitude : Tensor, shape (B, T, K)
+    phasors : Tensor, shape (B, T, K), complex, of unit modulus
+    stft : Stft
+    samples : int
+    iterations : int >= 0
+    momentum : float in [0, 1)
+    differentiable : int >= 0
+        How many of the last iterations gradients flow through, with softened phasors so that they stay finite.
+
+    Returns
+    -------
+    Tensor, shape (B, T, K), complex
+        ``magnitude`` with the phases found.
+    """
+    beta = momentum / (1 + momentum)
+    detached = magnitude.detach()
+    with torch.no_grad():
+        spectrum, previous = detached * phasors, torch.zeros_like(phasors)
+        for _ in range(iterations - differentiable):
+            projected = stft(stft.inverse(spectrum, samples))
+            spectrum, previous = detached * torch.sgn(projected - beta * previous), projected
+        ahead = None
+    if differentiable:
+        ahead = torch.sgn(spectrum)
+        for _ in range(differentiable):
+            projected = stft(stft.inverse(magnitude * ahead, samples))
+            ahead, previous = _soft_phasors(projected - beta * previous, detached), projected
+        return magnitude * ahead
+    return spectrum if iterations else magnitude * phasors
+
+
+def _soft_phasors(spectrum: Tensor, magnitude: Tensor) -> Tensor:
+    return spectrum / (spectrum.abs() + 0.03 * magnitude + 1e-6)
+
+
+@register
+class PhaseNet(nn.Module):
+    """Correct a phase estimate: a complex 3 × 3 filter per bin on the estimated spectrum, predicted from features.
+
+    Equivariant to a rotation of all phases together: features are differences of phase along time and frequency.
+
+    Parameters
+    ----------
+    stft : Stft
+    context, channels, depth, bands, overlap : int
+        As for :class:`SubBandNet`.
+    """
+
+    def __init__(
+        self,
+        stft: Stft,
+        context: int = 80,
+        channels: int = 96,
+        depth: int = 8,
+        bands: int = 16,
+        overlap: int = 8,
+    ) -> None:
+        super().__init__()
+        self.stft = stft
+        self.network = SubBandNet(
+            7, 18, stft.bins - 1, bands, overlap, context, channels, depth=depth, output_scale=0.02
+        )
+
+    def forward(self, spectrum: Tensor, magnitude: Tensor, prior: Tensor, context: Tensor) -> Tensor:
+        """Refine an estimate.
+
+        Parameters
+        ----------
+        spectrum : Tensor, shape (B, T, K), complex
+            A consistent STFT, as after Griffin-Lim.
+        magnitude : Tensor, shape (B, T, K)
+            Generated magnitude.
+        prior : Tensor, shape (B, T, K)
+            Magnitude prior from the mel: the scale of everything.
+        context : Tensor, shape (B, T, context)
+
+        Returns
+        -------
+        Tensor, shape (B, T, K), complex
+        """
+        middle = centred(spectrum)
+        loudness = middle.abs()
+        unit = middle / loudness.clamp_min(1e-9)
+        rotation = self._rotation(spectrum.device)
+        level = torch.zeros(len(spectrum), device=spectrum.device)
+        taps = self.network(_features(unit, loudness, magnitude, prior, rotation), level, context)
+        correction = _filter(taps, unit, middle / prior, rotation)
+        return centred(magnitude * unit + 0.7 * prior * F.pad(correction, (0, 1)))
+
+    def _rotation(self, device: torch.device) -> Tensor:
+        """By how much a tone in the middle of each bin turns from one frame to the next, undone; (K,), complex."""
+        steps = torch.arange(self.stft.bins, device=device) * self.stft.hop_length % self.stft.n_fft
+        angle = steps * (-2 * math.pi / self.stft.n_fft)
+        return torch.polar(torch.ones_like(angle), angle)
+
+
+def _features(unit: Tensor, loudness: Tensor, magnitude: Tensor, prior: Tensor, rotation: Tensor) -> Tensor:
+    """Planes (B, 7, T, K-1): three log magnitudes, instantaneous frequency, group delay.
+
+    Both phase differences are relative to what a tone in the middle of the bin, in the middle of the window,
+    would give, so that they mean the same in every bin and frame.
+    """
+    across_time = F.pad(unit[:, 1:] * unit[:, :-1].conj() * rotation, (0, 0, 1, 0))
+    across_bins = F.pad(unit[..., 1:] * unit[..., :-1].conj(), (1, 0))
+    log_prior = prior.log()
+    log_magnitude = (magnitude / prior + 0.05).log()
+    planes = [
+        log_magnitude,
+        (loudness / prior + 0.05).log() - log_magnitude,
+        (log_prior - log_prior.mean(-1, keepdim=True)) / 1.5,
+        across_time.real,
+        across_time.imag,
+        across_bins.real,
+        across_bins.imag,
+    ]
+    return torch.stack(planes, 1)[..., :-1]
+
+
+def _filter(taps: Tensor, unit: Tensor, spectrum: Tensor, rotation: Tensor) -> Tensor:
+    """Sum of complex taps (B, 18, T, K-1) times the unit phasor and the eight neighbours in ``spectrum``."""
+    batch, _, frames, bins = taps.shape
+    weights = torch.view_as_complex(taps.view(batch, 9, 2, frames, bins).permute(0, 1, 3, 4, 2).contiguous())
+    total = weights[:, 0] * unit[..., :bins]
+    padded = F.pad(spectrum, (1, 1, 1, 1))
+    turn = (rotation.conj()[:bins], None, rotation[:bins])
+    neighbours = [(dt, dk) for dt in range(3) for dk in range(3) if (dt, dk) != (1, 1)]
+    for tap, (dt, dk) in enumerate(neighbours, start=1):
+        neighbour = padded[:, dt : dt + frames, dk : dk + bins]
+        by = turn[dt]
+        total = total + weights[:, tap] * (neighbour if by is None else neighbour * by)
+    return total

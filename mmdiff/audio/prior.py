@@ -1,0 +1,152 @@
+"""From a mel spectrogram of any definition to a prior for the magnitude on a model's own STFT grid.
+
+A spectral model never sees the mel itself, only what it says about |STFT|. So one model serves every mel:
+band count, filter shapes, logarithm, level, hop, window and sampling rate are all undone here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.stft import Stft
+
+SMALLEST_MAGNITUDE = 1e-4  # of |STFT| with a 1024-sample window: -134 dB of a full-scale sine
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Band values of a mel spectrogram, moved to a model's frames and bins.
+
+    Attributes
+    ----------
+    values : Tensor, shape (B, T, n), >= 0
+        What ``filters`` applied to |STFT|^power on the model's grid should give.
+    filters : Tensor, shape (n, K)
+    power : float
+    native : bool
+        The mel was measured with the model's own window and hop, so that ``values`` can be met exactly.
+    """
+
+    values: Tensor
+    filters: Tensor
+    power: float
+    native: bool
+
+    def of(self, magnitude: Tensor) -> Tensor:
+        """Bands of a magnitude spectrogram (B, T, K); shape (B, T, n)."""
+        return self._powered(magnitude) @ self.filters.T
+
+    def magnitude_prior(self, iterations: int = 3) -> Tensor:
+        """Smooth positive magnitude with these bands, by multiplicative (Richardson-Lucy) iterations.
+
+        Returns
+        -------
+        Tensor, shape (B, T, K)
+        """
+        weights, covered = _spreading(self.filters)
+        energy = self.values.mean(-1, keepdim=True) / self.filters.sum(1).mean()
+        estimate = energy.expand(*self.values.shape[:2], self.filters.shape[1])
+        for _ in range(iterations):
+            ratio = self.values / (estimate @ self.filters.T).clamp_min(1e-10)
+            estimate = estimate * (ratio @ weights)
+        estimate = estimate[..., covered]
+        if self.power != 1.0:
+            estimate = estimate.sqrt()
+        return estimate.clamp_min(SMALLEST_MAGNITUDE)
+
+    def rescale(self, magnitude: Tensor, iterations: int = 2, largest: float = 5.0) -> Tensor:
+        """Multiply a magnitude (B, T, K) by smooth factors in [1/largest, largest] so that its bands agree."""
+        weights, covered = _spreading(self.filters)
+        for _ in range(iterations):
+            ratio = (self.values / self.of(magnitude).clamp_min(1e-10)).clamp(1 / largest, largest)
+            factor = (ratio @ weights)[..., covered]
+            magnitude = magnitude * (factor if self.power == 1.0 else factor.sqrt())
+        return magnitude
+
+    def _powered(self, magnitude: Tensor) -> Tensor:
+        return magnitude if self.power == 1.0 else magnitude.square()
+
+
+def _spreading(filters: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (n, K) that spread band ratios over bins, and for each bin the nearest bin some filter covers."""
+    total = filters.sum(0)
+    inside = (total > 1e-3 * total.amax()).nonzero()[:, 0]
+    bins = torch.arange(filters.shape[1], device=filters.device)
+    nearest = inside[(bins[:, None] - inside[None]).abs().argmin(1)]
+    return filters / total.clamp_min(1e-10), nearest
+
+
+def bands_on_grid(mel: Tensor, spec: MelSpec, stft: Stft, frames: int | None = None) -> Bands:
+    """Undo a mel definition's compression and move its bands to the frames and bins of ``stft``.
+
+    Band values of another window are rescaled by the sampling-rate ratio and, for magnitudes, the fourth root
+    of the window-length ratio: half way (in dB) between what a steady tone and what noise would ask for.
+    For powers both ask for the same.
+
+    Parameters
+    ----------
+    mel : Tensor, shape (B, n_mels, frames)
+    spec : MelSpec
+    stft : Stft
+    frames : int, optional
+        Frames of the result; by default ``stft.frames(n)`` for the n samples, at the model's rate, that the mel
+        stands for. Frames past the end repeat the last.
+
+    Returns
+    -------
+    Bands
+    """
+    values = spec.expand(mel.float()).transpose(1, 2) * spec.level() ** spec.power
+    rate = stft.sample_rate / spec.sample_rate
+    window = stft.n_fft / stft.sample_rate / spec.window_seconds
+    values = values * (rate * window ** (0.25 if spec.power == 1.0 else 0.5)) ** spec.power
+    frequencies = stft.frequencies(mel.device)
+    spacing = (stft.sample_rate / stft.n_fft) / (spec.sample_rate / spec.n_fft)
+    filters = spec.filters_at(frequencies) * spacing
+    reached = filters.sum(1) > 1e-3 * filters.sum(1).amax()
+    values, filters = values[..., reached], filters[reached]
+    native = math.isclose(window, 1, rel_tol=0.02) and math.isclose(
+        spec.hop_seconds * stft.sample_rate, stft.hop_length, rel_tol=1e-3
+    )
+    frames = frames or stft.frames(resampled_length(spec, mel.shape[-1], stft.sample_rate))
+    if not (native and spec.centred and frames == values.shape[1]):
+        values = _interpolate_frames(values, spec, stft, frames)
+    return Bands(values, filters, spec.power, native and spec.centred)
+
+
+def resampled_length(spec: MelSpec, frames: int, sample_rate: int) -> int:
+    """Samples at ``sample_rate`` that ``frames`` mel frames of ``spec`` stand for."""
+    return round(spec.samples(frames) * sample_rate / spec.sample_rate)
+
+
+def _interpolate_frames(values: Tensor, spec: MelSpec, stft: Stft, frames: int) -> Tensor:
+    """Band values (B, frames', n) at the centres of the model's frames.
+
+    A longer window sees an average over time of what a shorter one saw. The average is over a triangle that makes
+    up half the difference of the two windows' variances (that of a squared Hann window of length T is about
+    0.02 T²), and never narrower than linear interpolation: half, because a network can smooth what it is given
+    but not sharpen it. Powers are averaged, as noise would have it.
+    """
+    device = values.device
+    missing = 0.01 * ((stft.n_fft / stft.sample_rate) ** 2 - spec.window_seconds**2)
+    reach = max(1.0, math.sqrt(6 * max(missing, 0.0)) / spec.hop_seconds)  # half-width of the triangle, in frames
+    seconds = torch.arange(frames, device=device, dtype=torch.float64) * (stft.hop_length / stft.sample_rate)
+    first = 0.0 if spec.centred else 0.5
+    position = (seconds / spec.hop_seconds - first).clamp(0, values.shape[1] - 1)
+    squared = values if spec.power == 2.0 else values.square()
+    total = torch.zeros(values.shape[0], frames, values.shape[2], device=device)
+    weights = torch.zeros(frames, 1, device=device)
+    nearest = position.round().long()
+    for step in range(-math.ceil(reach), math.ceil(reach) + 1):
+        index = nearest + step
+        weight = (1 - (position - index).abs() / reach).clamp_min(0).float()[:, None]
+        weight = weight * ((index >= 0) & (index < values.shape[1]))[:, None]
+        total = total + weight * squared[:, index.clamp(0, values.shape[1] - 1)]
+        weights = weights + weight
+    average = total / weights
+    return average if spec.power == 2.0 else average.sqrt()

@@ -1,0 +1,186 @@
+"""The spectral vocoder: diffusion of the magnitude at frame rate, then phase.
+
+What is diffused is sqrt(|X| / M), standardised, where M is the magnitude prior that a mel spectrogram gives
+(:mod:`mmdiff.audio.prior`): unit Gaussian noise there is noise of the mel's own spectral shape in the signal. A
+few steps of a linear flow sample it; Griffin-Lim and a network that corrects phases make the waveform.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.networks.spectral import SubBandNet
+from mmdiff.audio.phase import PhaseNet, griffin_lim, single_pass_phase
+from mmdiff.audio.prior import Bands, bands_on_grid
+from mmdiff.audio.stft import Stft
+from mmdiff.diffusion.denoiser import Denoiser
+from mmdiff.diffusion.grids import make_grid
+from mmdiff.diffusion.samplers import SAMPLERS
+from mmdiff.diffusion.schedules import LinearFlow
+from mmdiff.registry import register
+
+# Mean and deviation of sqrt(|X| / M) over speech; with them the diffused state has about zero mean, unit variance.
+ROOT_MEAN, ROOT_DEVIATION = 0.9, 0.35
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a mel spectrogram tells the networks.
+
+    Attributes
+    ----------
+    bands : Bands
+    prior : Tensor, shape (B, T, K)
+    context : Tensor, shape (B, T, C)
+        Log bands of the prior, about unit variance.
+    """
+
+    bands: Bands
+    prior: Tensor
+    context: Tensor
+
+
+@register
+class MagnitudeNet(nn.Module):
+    """The denoiser's network: standardised magnitudes given prior and context.
+
+    Parameters
+    ----------
+    stft : Stft
+    context, channels, depth, bands, overlap : int
+        As for :class:`SubBandNet`.
+    """
+
+    def __init__(
+        self, stft: Stft, context: int = 80, channels: int = 96, depth: int = 8, bands: int = 16, overlap: int = 8
+    ) -> None:
+        super().__init__()
+        self.network = SubBandNet(2, 1, stft.bins - 1, bands, overlap, context, channels, depth=depth)
+
+    def forward(self, x: Tensor, level: Tensor, prior: Tensor, context: Tensor) -> Tensor:
+        """Evaluate on ``x`` (B, 1, T, K-1) at noise ``level`` (B,); shape of x."""
+        log_prior = prior[..., :-1].log()
+        shape = (log_prior - log_prior.mean(-1, keepdim=True)) / 1.5
+        return self.network(torch.cat([x, shape[:, None]], 1), level, context)
+
+
+@register
+class SpectralVocoder(nn.Module):
+    """Waveform from a mel spectrogram of any definition, by diffusion at frame rate.
+
+    Parameters
+    ----------
+    stft : Stft
+        The grid the model works on; its sampling rate is the output's.
+    mel : MelSpec
+        Definition assumed for spectrograms that come without one.
+    magnitude : MagnitudeNet
+    phase : PhaseNet or None
+        None: Griffin-Lim alone.
+    iterations : int >= 0
+        Griffin-Lim iterations before the phase network.
+    """
+
+    def __init__(
+        self,
+        stft: Stft,
+        mel: MelSpec,
+        magnitude: MagnitudeNet,
+        phase: PhaseNet | None = None,
+        iterations: int = 16,
+    ) -> None:
+        super().__init__()
+        self.stft, self.mel, self.iterations = stft, mel, iterations
+        self.denoiser = Denoiser(magnitude, LinearFlow(), prediction="edm", noise_input="t")
+        self.phase = phase
+        width = magnitude.network.read_context.in_channels
+        pooling = MelSpec(stft.sample_rate, stft.n_fft, stft.n_fft, stft.hop_length, width, f_max=stft.sample_rate / 2)
+        self.register_buffer("pooling", pooling.filterbank().T.contiguous(), persistent=False)
+
+    def conditions(self, mel: Tensor, spec: MelSpec, frames: int | None = None) -> Conditions:
+        """Read a mel spectrogram (B, n_mels, frames') of definition ``spec``."""
+        bands = bands_on_grid(mel, spec, self.stft, frames)
+        prior = bands.magnitude_prior()
+        context = ((prior @ self.pooling).clamp_min(1e-5).log() + 5) / 2.5
+        return Conditions(bands, prior, context)
+
+    def to_state(self, magnitude: Tensor, prior: Tensor) -> Tensor:
+        """Magnitude (B, T, K) to what is diffused (B, 1, T, K-1); the Nyquist bin is left to the prior."""
+        root = (magnitude / prior).clamp_max(16.0).sqrt()
+        return ((root - ROOT_MEAN) / ROOT_DEVIATION)[:, None, :, :-1]
+
+    def from_state(self, state: Tensor, conditions: Conditions) -> Tensor:
+        """Diffused state (B, 1, T, K-1) to a magnitude (B, T, K) that agrees with the mel's bands."""
+        root = (state[:, 0] * ROOT_DEVIATION + ROOT_MEAN).clamp_min(0.02)
+        prior = conditions.prior
+        magnitude = torch.cat([root.square() * prior[..., :-1], prior[..., -1:]], -1)
+        # Only a mel measured with this very window and hop is a constraint that can be met exactly.
+        return conditions.bands.rescale(magnitude) if conditions.bands.native else magnitude
+
+    def sample_magnitude(
+        self, noise: Tensor, conditions: Conditions, steps: int, sampler: str = "ddim"
+    ) -> Tensor:
+        """Draw magnitudes.
+
+        Parameters
+        ----------
+        noise : Tensor, shape (B, 1, T, K-1)
+            Unit Gaussian times a temperature; zeros give the one-step regression.
+        conditions : Conditions
+        steps : int > 0
+        sampler : str
+            Any name in :data:`mmdiff.diffusion.samplers.SAMPLERS`.
+
+        Returns
+        -------
+        Tensor, shape (B, T, K)
+        """
+        schedule = self.denoiser.schedule
+        grid = make_grid("uniform", schedule, steps).to(noise.device)
+        fields = {"prior": conditions.prior, "context": conditions.context}
+        state = SAMPLERS[sampler].fn(self.denoiser, noise, grid, schedule, **fields)
+        return self.from_state(state, conditions)
+
+    def spectrum(
+        self,
+        magnitude: Tensor,
+        conditions: Conditions,
+        samples: int,
+        start: Tensor | None = None,
+        differentiable: int = 0,
+    ) -> Tensor:
+        """Give a magnitude (B, T, K) its phases.
+
+        Parameters
+        ----------
+        magnitude : Tensor, shape (B, T, K)
+        conditions : Conditions
+        samples : int
+        start : Tensor, shape (B, T, K), complex, optional
+            Unit phasors to start from; by default :func:`single_pass_phase`.
+        differentiable : int
+            Griffin-Lim iterations that gradients flow through.
+
+        Returns
+        -------
+        Tensor, shape (B, T, K), complex
+        """
+        if start is None:
+            start, _ = single_pass_phase(magnitude.detach(), self.stft)
+        found = griffin_lim(magnitude, start, self.stft, samples, self.iterations, differentiable=differentiable)
+        if self.phase is None:
+            return found
+        consistent = self.stft(self.stft.inverse(found, samples))
+        return self.phase(consistent, magnitude, conditions.prior, conditions.context)
+
+    def forward(
+        self, noise: Tensor, conditions: Conditions, steps: int, samples: int, sampler: str = "ddim", gradient: int = 0
+    ) -> Tensor:
+        """Noise to waveform (B, samples): magnitude sampling, phases, inverse transform."""
+        magnitude = self.sample_magnitude(noise, conditions, steps, sampler)
+        spectrum = self.spectrum(magnitude, conditions, samples, differentiable=gradient)
+        return self.stft.inverse(spectrum, samples)

@@ -1,0 +1,138 @@
+"""What the trainer optimises: a vocoder, its losses, and the spectrograms it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torchaudio
+from torch import Tensor, nn
+
+from mmdiff.audio.losses import MultiResolutionLoss
+from mmdiff.audio.mel import PRESETS, MelSpec
+from mmdiff.audio.spectral import Conditions, SpectralVocoder
+from mmdiff.diffusion.denoiser import edm_scalings
+from mmdiff.diffusion.process import GaussianProcess, expand
+
+
+def random_mel_spec(generator: torch.Generator, native: MelSpec, variety: float = 0.5) -> MelSpec:
+    """Draw a mel definition for training: the model's own, a known preset, or one near a preset.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+    native : MelSpec
+        Definition measured on the model's own grid; returned with probability ``1 - variety``.
+    variety : float in [0, 1]
+
+    Returns
+    -------
+    MelSpec
+        With at least 80 bands, reaching at least the native ``f_max``; rates of 16, 22.05 and 24 kHz.
+    """
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    def choose(options: list) -> object:
+        return options[int(torch.randint(len(options), (), generator=generator))]
+
+    if uniform(0, 1) > variety:
+        return native
+    others = [p for p in PRESETS.values() if p.sample_rate <= 24_000]
+    spec: MelSpec = choose(others)  # type: ignore[assignment]
+    if uniform(0, 1) < 0.5:
+        return spec
+    half = spec.sample_rate / 2
+    return replace(
+        spec,
+        n_mels=int(uniform(80, 129)),
+        f_min=choose([0.0, 20.0, 50.0]),  # type: ignore[arg-type]
+        f_max=uniform(min(native.f_max, half), half),
+        mel_scale=choose(["slaney", "htk"]),  # type: ignore[arg-type]
+        norm=choose(["slaney", None]),  # type: ignore[arg-type]
+        power=choose([1.0, 1.0, 2.0]),  # type: ignore[arg-type]
+        win_length=int(uniform(0.75, 1) * spec.win_length),
+        hop_length=choose([200, 240, 256, 300]),  # type: ignore[arg-type]
+        floor=10 ** uniform(-7, -4),
+        clip=None,
+        centred=bool(choose([True, False])),
+    )
+
+
+class SpectralTask(nn.Module):
+    """Train a :class:`SpectralVocoder`: its denoiser at random noise levels, its sampler unrolled, or both.
+
+    Parameters
+    ----------
+    vocoder : SpectralVocoder
+    denoising : float >= 0
+        Weight of the denoising loss at random noise levels.
+    unrolled : float >= 0
+        Weight of the waveform loss: the few-step sampler, Griffin-Lim's last iterations, the phase network and
+        the inverse transform run as in use, and gradients flow through all of it (in the manner of InferGrad,
+        Chen et al. 2022, and WaveFit, Koizumi et al. 2022).
+    steps : tuple of int
+        Numbers of sampler steps to draw from when unrolled.
+    variety : float in [0, 1]
+        Share of batches whose mel has another definition than the model's own.
+    gradient : int >= 0
+        Griffin-Lim iterations that gradients flow through.
+    """
+
+    def __init__(
+        self,
+        vocoder: SpectralVocoder,
+        denoising: float = 1.0,
+        unrolled: float = 0.0,
+        steps: tuple[int, ...] = (1, 1, 2, 3),
+        variety: float = 0.5,
+        gradient: int = 2,
+    ) -> None:
+        super().__init__()
+        self.vocoder = vocoder
+        self.denoising, self.unrolled, self.steps = denoising, unrolled, steps
+        self.variety, self.gradient = variety, gradient
+        self.process = GaussianProcess(vocoder.denoiser.schedule)
+        self.distance = MultiResolutionLoss(vocoder.stft.sample_rate)
+
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of a batch with ``wave`` (B, samples): "loss" and its parts."""
+        wave = batch["wave"]
+        with torch.no_grad():
+            conditions = self._conditions(wave, generator)
+        losses = {}
+        if self.denoising:
+            losses["denoising"] = self._denoising(wave, conditions, generator)
+        if self.unrolled:
+            losses["unrolled"] = self._unrolled(wave, conditions, generator)
+        total = sum(getattr(self, name) * value for name, value in losses.items())
+        return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
+
+    def _conditions(self, wave: Tensor, generator: torch.Generator) -> Conditions:
+        vocoder = self.vocoder
+        spec = random_mel_spec(generator, vocoder.mel, self.variety)
+        sound = torchaudio.functional.resample(wave, vocoder.stft.sample_rate, spec.sample_rate)
+        return vocoder.conditions(spec(sound), spec, frames=vocoder.stft.frames(wave.shape[1]))
+
+    def _denoising(self, wave: Tensor, conditions: Conditions, generator: torch.Generator) -> Tensor:
+        """Squared error of x0, weighted by loudness^(1/2) and, over noise levels, by 1 / c_out."""
+        vocoder, prior = self.vocoder, conditions.prior
+        with torch.no_grad():
+            x0 = vocoder.to_state(vocoder.stft(wave).abs(), prior)
+            t = torch.rand(len(x0), generator=generator, device=x0.device)
+            t[: len(t) // 4] = 1 - 0.3 * t[: len(t) // 4]  # few-step samplers live near pure noise
+            noise = torch.randn(x0.shape, generator=generator, device=x0.device)
+            x_t = self.process.diffuse(x0, t, noise)
+            weight = (prior / prior.square().mean((1, 2), keepdim=True).sqrt()).clamp(1e-3, 30).sqrt()
+            weight = (weight / weight.mean((1, 2), keepdim=True))[:, None, :, :-1]
+            _, c_out, _ = edm_scalings(vocoder.denoiser.schedule(t), vocoder.denoiser.sigma_data)
+        estimate = vocoder.denoiser(x_t, t, prior=prior, context=conditions.context)
+        return ((estimate - x0).square() * weight / expand(c_out.clamp_min(0.03), x0)).mean()
+
+    def _unrolled(self, wave: Tensor, conditions: Conditions, generator: torch.Generator) -> Tensor:
+        shape = (len(wave), 1, conditions.prior.shape[1], conditions.prior.shape[2] - 1)
+        noise = torch.randn(shape, generator=generator, device=wave.device)
+        steps = self.steps[int(torch.randint(len(self.steps), (), generator=generator))]
+        estimate = self.vocoder(noise, conditions, steps, wave.shape[1], gradient=self.gradient)
+        return self.distance(estimate, wave)
