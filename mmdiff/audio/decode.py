@@ -1,0 +1,240 @@
+"""Open a media file and hand out its sound block by block: libsndfile where it can, FFmpeg for the rest.
+
+Files are untrusted. Only the formats named here are tried, no file may make another one be opened (play
+lists), headers are checked before anything is believed, and nothing is allocated on a header's word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import av
+import numpy as np
+import soundfile
+
+from mmdiff.audio.resampling import MAX_RATE
+from mmdiff.errors import InputError
+
+MAX_CHANNELS = 64
+MAX_PER_BYTE = 1 << 16  # samples a byte can stand for; FLAC blocks of digital silence come nearest
+BLOCK = 1 << 16  # frames decoded at a time
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,aac,flac,wav,w64,aiff,au,caf,avi,mpegts,mpeg,flv,asf,"
+    "g722,amr,ape,wv,tta,ac3,eac3"
+)
+_SEEKABLE = "mov"  # FFmpeg's family of containers whose time stamps count samples
+_STREAMED = 0x7FFF0000  # RIFF sizes from here on mean "unknown when the header was written"
+_CUT_SLACK = 0.25  # seconds that encoder padding may take away from a claimed length
+_SOUNDFILE_ERRORS = (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError)
+_AV_ERRORS = (av.error.FFmpegError, ValueError, OSError, IndexError, RuntimeError)
+
+
+class Sound(Protocol):
+    """An open sound file.
+
+    ``frames`` is the length its header claims, in samples per channel, or None when it claims none that can
+    be trusted.
+    """
+
+    sample_rate: int
+    channels: int
+    frames: int | None
+    codec: str
+
+    def blocks(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
+        """Yield float32 arrays (frames, channels) that cover samples start to stop, or to the end."""
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Sound]:
+    """Open the sound of a media file.
+
+    Raises
+    ------
+    InputError
+        The path is no readable sound file, or its header is absurd.
+    """
+    file = _check_path(path)
+    sound = _open(file)
+    try:
+        if not 1 <= sound.sample_rate <= MAX_RATE:
+            raise damaged(file, f"its header says sample_rate={sound.sample_rate}, not 1 to {MAX_RATE} Hz")
+        if not 1 <= sound.channels <= MAX_CHANNELS:
+            raise damaged(file, f"its header says channels={sound.channels}, not 1 to {MAX_CHANNELS}")
+        if (sound.frames or 0) > MAX_PER_BYTE * file.stat().st_size:
+            raise damaged(
+                file, f"its header says {sound.frames} samples, which {file.stat().st_size} bytes cannot hold"
+            )
+        yield sound
+    finally:
+        sound.close()
+
+
+def damaged(path: Path, reason: str) -> InputError:
+    """Return the error for a file whose content is wrong."""
+    return InputError(f"path={str(path)!r} is damaged: {reason}. Copy or export it again")
+
+
+def _check_path(path: str | os.PathLike[str]) -> Path:
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise InputError(f"path={str(file)!r} is a folder: name one sound file in it")
+    try:
+        size = file.stat().st_size
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"path={str(file)!r} cannot be read: {reason}. Check the name") from None
+    if not file.is_file():
+        raise InputError(f"path={str(file)!r} must be a file that can be read twice: save the stream first")
+    if size == 0:
+        raise InputError(f"path={str(file)!r} is empty (0 bytes): copy or export it again")
+    if not os.access(file, os.R_OK):
+        raise InputError(f"path={str(file)!r} may not be read by this user: change its permissions")
+    return file
+
+
+def _open(file: Path) -> Sound:
+    if file.suffix.lower() == ".g722":  # headerless: the name is all there is
+        return _FFmpegSound(file, "g722")
+    try:
+        return _LibsndfileSound(file)
+    except _SOUNDFILE_ERRORS as error:
+        first = str(error)
+    sound = _FFmpegSound(file, None)
+    if sound.codec.startswith("ogg/") and "malformed" in first and not sound.has_pictures:
+        sound.close()  # FFmpeg plays what is left of a cut Ogg file without a word
+        raise damaged(file, "the end of its Ogg stream is missing")
+    return sound
+
+
+class _LibsndfileSound:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._sound = soundfile.SoundFile(str(file))
+        self.sample_rate: int = self._sound.samplerate
+        self.channels: int = self._sound.channels
+        self.codec = f"{self._sound.format}/{self._sound.subtype}".lower()
+        claimed = self._sound.frames
+        if self._sound.format in ("WAV", "WAVEX") and claimed:
+            claimed += _missing_bytes(file) * claimed // file.stat().st_size
+        self.frames: int | None = claimed if 0 < claimed < 1 << 60 else None
+
+    def blocks(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
+        position = start
+        try:
+            self._sound.seek(start)
+            while stop is None or position < stop:
+                count = BLOCK if stop is None else min(BLOCK, stop - position)
+                block = self._sound.read(count, dtype="float32", always_2d=True)
+                if not len(block):
+                    break
+                position += len(block)
+                yield block
+        except _SOUNDFILE_ERRORS:
+            raise _cut(self.file, position / self.sample_rate, None) from None
+        if stop is not None and self.frames is not None and position < min(stop, self.frames):
+            raise _cut(self.file, position / self.sample_rate, self.frames / self.sample_rate)
+
+    def close(self) -> None:
+        self._sound.close()
+
+
+class _FFmpegSound:
+    def __init__(self, file: Path, container_format: str | None) -> None:
+        self.file = file
+        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+        try:
+            self._container = av.open(str(file), format=container_format, options=options)
+        except _AV_ERRORS:
+            raise InputError(
+                f"path={str(file)!r} is in no known sound format, or damaged: "
+                "use wav, flac, mp3, ogg, opus, m4a or a video with sound"
+            ) from None
+        self.has_pictures = bool(self._container.streams.video)
+        if not self._container.streams.audio:
+            self._container.close()
+            raise InputError(f"path={str(file)!r} has no sound in it: choose a file with an audio track")
+        self._stream: Any = self._container.streams.audio[0]
+        self.sample_rate: int = self._stream.rate or 0
+        self.channels: int = self._stream.channels or 0
+        self.container = self._container.format.name.split(",")[0]
+        self.codec = f"{self.container}/{self._stream.codec_context.name}"
+        self.frames: int | None = None  # what FFmpeg reports may be an estimate
+
+    def blocks(self, start: int, stop: int | None) -> Iterator[np.ndarray]:
+        position = 0
+        try:
+            for first, wave in self._waves(self._seek(start)):
+                position = first + len(wave)
+                piece = wave[max(start - first, 0) : None if stop is None else max(stop - first, 0)]
+                if len(piece):
+                    yield piece
+                if stop is not None and position >= stop:
+                    return
+        except _AV_ERRORS:
+            raise _cut(self.file, position / self.sample_rate, None) from None
+        claimed = self._claimed_seconds()
+        if claimed is not None and position / self.sample_rate < claimed - _CUT_SLACK:
+            raise _cut(self.file, position / self.sample_rate, claimed)
+
+    def _seek(self, start: int) -> bool:
+        """Go to a second before ``start`` where time stamps are exact; return whether that was done."""
+        if self.container != _SEEKABLE or start < 2 * self.sample_rate:
+            return False
+        # the run-in is for codecs that build a sample from the packets before it
+        seconds = start / self.sample_rate - 1.0
+        self._container.seek(self._origin() + int(seconds / self._stream.time_base), stream=self._stream)
+        return True
+
+    def _waves(self, sought: bool) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the decoded sound (frames, channels) with the position of its first sample."""
+        convert = av.AudioResampler(format="flt", layout=self._stream.layout, rate=self.sample_rate)
+        position = 0
+        for frame in self._container.decode(self._stream):
+            if sought and frame.pts is not None:
+                seconds = (frame.pts - self._origin()) * self._stream.time_base
+                position, sought = round(seconds * self.sample_rate), False
+            for plain in convert.resample(frame):
+                wave = plain.to_ndarray().reshape(-1, self.channels)
+                yield position, wave
+                position += len(wave)
+
+    def _origin(self) -> int:
+        """Return the time stamp of the first sample."""
+        return self._stream.start_time or 0
+
+    def _claimed_seconds(self) -> float | None:
+        if self.container != _SEEKABLE or self._stream.duration is None:
+            return None
+        return float(self._stream.duration * self._stream.time_base)
+
+    def close(self) -> None:
+        self._container.close()
+
+
+def _cut(path: Path, seconds: float, claimed: float | None) -> InputError:
+    said = "it cannot be decoded further" if claimed is None else f"its header says {claimed:.2f} s"
+    return InputError(
+        f"path={str(path)!r} is damaged or cut short after {seconds:.2f} s: {said}. "
+        f"Copy it again, or read only what is there with duration={max(seconds - 0.05, 0):.2f}"
+    )
+
+
+def _missing_bytes(file: Path) -> int:
+    """Return how much shorter a RIFF file is than it says; libsndfile forgives this silently."""
+    with file.open("rb") as stream:
+        head = stream.read(8)
+    if len(head) < 8 or head[:4] != b"RIFF":
+        return 0
+    (claimed,) = struct.unpack("<I", head[4:])
+    return 0 if claimed >= _STREAMED else max(0, claimed + 8 - file.stat().st_size)
