@@ -41,6 +41,8 @@ def register(cls: T) -> T:
 def _remember_arguments(cls: type) -> None:
     plain_init = cls.__init__  # type: ignore[misc]
     signature = inspect.signature(plain_init)
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    assert all(p.kind not in variadic for p in signature.parameters.values()), f"{cls.__name__} takes * or **"
 
     @functools.wraps(plain_init)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -66,7 +68,9 @@ def to_config(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_config(v) for v in value]
     if isinstance(value, dict):
-        return {str(k): to_config(v) for k, v in value.items()}
+        if "class" in value or not all(isinstance(key, str) for key in value):
+            raise CheckpointError(f"a stored dict must have names for keys, and none of them 'class': {value}")
+        return {k: to_config(v) for k, v in value.items()}
     cls = type(value)
     if _CLASSES.get(cls.__name__) is cls:
         if dataclasses.is_dataclass(value):
@@ -77,6 +81,17 @@ def to_config(value: Any) -> Any:
     raise CheckpointError(
         f"cannot store {cls.__name__} in config.json: must be JSON or a class registered with @register"
     )
+
+
+def unknown_classes(config: Any) -> set[str]:
+    """Class names in a configuration that are not registered (yet: the module may not be imported)."""
+    if isinstance(config, dict):
+        name = config.get("class")
+        own = {name} if isinstance(name, str) and name not in _CLASSES else set()
+        return own.union(*(unknown_classes(value) for value in config.values()))
+    if isinstance(config, list):
+        return set().union(*(unknown_classes(value) for value in config))
+    return set()
 
 
 def from_config(config: Any) -> Any:
@@ -96,9 +111,13 @@ def from_config(config: Any) -> Any:
     name = config["class"]
     if not isinstance(name, str) or name not in _CLASSES:
         known = ", ".join(sorted(_CLASSES))
-        raise CheckpointError(f"class={name!r} must be one registered by mmdiff ({known}); is mmdiff up to date?")
+        raise CheckpointError(
+            f"class={name!r} must be one registered by mmdiff ({known}); is mmdiff up to date?"
+        )
     arguments = {k: from_config(v) for k, v in config.items() if k != "class"}
     try:
         return _CLASSES[name](**arguments)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"cannot build {name} from its stored arguments: {error}") from None
+    except CheckpointError:
+        raise
+    except Exception as error:  # the arguments are a stranger's: whatever they break, the folder is at fault
+        raise CheckpointError(f"cannot build {name} from its stored arguments: {error!r}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, half: bool = False) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, half: Container[str] = ()) -> None:
     """Write tensors to a safetensors file.
 
     Parameters
@@ -30,8 +30,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, half: bool = Fal
         File to write.
     tensors : mapping of str to Tensor
         Tensors on any device.
-    half : bool, default=False
-        Store float32 and float64 tensors as float16.
+    half : container of str
+        Names of tensors to store as float16 if they are float32 or float64.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, half: bool = Fal
     stored = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach()
-        narrow = half and tensor.dtype in (torch.float32, torch.float64)
+        narrow = name in half and tensor.dtype in (torch.float32, torch.float64)
         kept = tensor.to(torch.float16) if narrow else tensor
         if narrow and not torch.isfinite(kept).all():
             raise CheckpointError(
