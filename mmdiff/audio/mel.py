@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import librosa
 import numpy as np
@@ -19,6 +19,8 @@ from mmdiff.registry import register
 
 LN_10 = math.log(10.0)
 
+Logarithm = Literal["ln", "log10", "db", "lmnt"]
+
 
 @register
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class MelSpec:
     """Everything that turns a waveform into one particular mel spectrogram.
 
     A mel value is ``gain · ln(max(band, floor)) + offset``, clipped to ``clip``, where ``band`` is the
-    filterbank applied to |STFT|^power. ``gain`` and ``offset`` express every logarithm in use: natural (1, 0),
-    base ten (1/ln 10, 0), decibels (20/ln 10, 0), normalised decibels.
+    filterbank applied to |STFT|^power. ``gain`` and ``offset`` express every logarithm in use: natural
+    (1, 0), base ten (1/ln 10, 0), decibels (20/ln 10, 0), normalised decibels.
 
     Parameters
     ----------
@@ -53,6 +55,11 @@ class MelSpec:
         The logarithm, see above.
     clip : tuple of float or None
         Range of the stored values.
+
+    Raises
+    ------
+    InputError
+        Sizes, band edges or logarithm make no filterbank; the message names value and rule.
     """
 
     sample_rate: int = 16_000
@@ -84,8 +91,18 @@ class MelSpec:
                 f"win_length={self.win_length}, n_fft={self.n_fft}, hop_length={self.hop_length}, "
                 f"n_mels={self.n_mels} must be positive, with win_length <= n_fft"
             )
-        if self.power not in (1.0, 2.0) or self.floor <= 0 or self.gain <= 0:
-            raise InputError(f"power={self.power} must be 1 or 2, floor={self.floor} and gain={self.gain} positive")
+        if self.power not in (1.0, 2.0) or not (0 < self.floor < math.inf and 0 < self.gain < math.inf):
+            raise InputError(
+                f"power={self.power} must be 1 or 2, floor={self.floor} and gain={self.gain} positive"
+            )
+        if self.mel_scale not in ("slaney", "htk") or self.norm not in ("slaney", None):
+            raise InputError(
+                f"mel_scale={self.mel_scale!r} must be slaney or htk, norm={self.norm!r} slaney or None"
+            )
+        if self.clip is not None:
+            object.__setattr__(self, "clip", tuple(self.clip))  # YAML's list could not be hashed
+            if len(self.clip) != 2 or not self.clip[0] < self.clip[1]:
+                raise InputError(f"clip={self.clip} must be (lowest, highest) with lowest < highest")
 
     @property
     def window_seconds(self) -> float:
@@ -103,8 +120,22 @@ class MelSpec:
         value = self.gain * math.log(self.floor) + self.offset
         return value if self.clip is None else max(value, self.clip[0])
 
+    @property
+    def highest_value(self) -> float:
+        """A value that no wave in [-1, 1] exceeds, by Cauchy-Schwarz and Parseval over one frame."""
+        filters, window = self.filterbank().double(), torch.hann_window(self.win_length, dtype=torch.float64)
+        energy = self.n_fft * float(window.square().sum()) / self.level() ** 2
+        if self.power == 2.0:
+            return float(self.compress(filters.max() * energy))
+        return float(self.compress((filters.square().sum(1).max() * energy).sqrt()))
+
+    def frames(self, samples: int) -> int:
+        """Count the frames that a wave of ``samples`` samples gives."""
+        length = samples + 2 * self._padding
+        return (length - self.n_fft) // self.hop_length + 1
+
     def samples(self, frames: int) -> int:
-        """Samples that ``frames`` frames stand for: first to last frame centre, or whole hops if not centred."""
+        """Count the samples that ``frames`` stand for: first to last centre, or whole hops if not centred."""
         return (frames - 1 if self.centred else frames) * self.hop_length
 
     def frame_seconds(self, frames: int, device: torch.device | str = "cpu") -> Tensor:
@@ -123,13 +154,28 @@ class MelSpec:
         Returns
         -------
         Tensor, shape (B, n_mels, frames)
+            Of the wave's dtype.
+
+        Raises
+        ------
+        InputError
+            The wave is not a batch of floating-point sounds, or too short for a definition without centring.
         """
-        bands = self.filterbank(wave.device) @ self.spectrogram(wave)
+        if wave.dim() != 2 or not wave.is_floating_point():
+            raise InputError(
+                f"wave of shape {tuple(wave.shape)}, {wave.dtype} must be floating point of shape (B, samples)"
+                "; mix channels down and scale integers to [-1, 1] first"
+            )
+        bands = self.filterbank(wave.device).to(wave.dtype) @ self.spectrogram(wave)
         return self.compress(bands)
+
+    @property
+    def _padding(self) -> int:
+        return self.n_fft // 2 if self.centred else (self.n_fft - self.hop_length) // 2
 
     def spectrogram(self, wave: Tensor) -> Tensor:
         """|STFT|^power of the definition; shape (B, n_fft/2 + 1, frames)."""
-        pad = self.n_fft // 2 if self.centred else (self.n_fft - self.hop_length) // 2
+        pad = self._padding
         mode = "reflect" if wave.shape[-1] > pad else "constant"
         padded = F.pad(wave[:, None], (pad, pad), mode=mode)[:, 0]
         if padded.shape[-1] < self.n_fft:
@@ -168,7 +214,7 @@ class MelSpec:
         return math.sqrt(3 / 8 * self.win_length) if self.window_normalised else 1.0
 
     def filters_at(self, frequencies: Tensor) -> Tensor:
-        """The same filters evaluated at other ``frequencies`` (K,) in Hz; shape (n_mels, K), float32.
+        """Evaluate the same filters at other ``frequencies`` (K,) in Hz; shape (n_mels, K), float32.
 
         Needed to apply a definition made for one sampling rate on the frequency grid of another.
         """
@@ -191,12 +237,14 @@ def _band_edges(spec: MelSpec) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _filterbank(spec: MelSpec, device: torch.device) -> Tensor:
-    frequencies = torch.arange(spec.n_fft // 2 + 1, dtype=torch.float64) * (spec.sample_rate / spec.n_fft)
-    return spec.filters_at(frequencies).to(device)
+    with torch.inference_mode(False):  # the cached tensor must also serve training
+        frequencies = torch.arange(spec.n_fft // 2 + 1, dtype=torch.float64) * (spec.sample_rate / spec.n_fft)
+        return spec.filters_at(frequencies).to(device)
 
 
-_DECIBELS = dict(gain=0.2 / LN_10, offset=0.8, clip=(0.0, 1.0))  # (20 log10 x - 20 + 100) / 100, lmnt's range
-_HIFIGAN = dict(centred=False, epsilon=1e-9)
+# 20 log10 x - 20 dB, (dB + 100) / 100, clipped to [0, 1]: lmnt's WaveGrad and DiffWave
+_DECIBELS: dict[str, Any] = {"gain": 0.2 / LN_10, "offset": 0.8, "clip": (0.0, 1.0)}
+_HIFIGAN: dict[str, Any] = {"centred": False, "epsilon": 1e-9}
 
 PRESETS: dict[str, MelSpec] = {
     "mmdiff-16k": MelSpec(),
@@ -215,13 +263,75 @@ PRESETS: dict[str, MelSpec] = {
     ),
     "speechbrain": MelSpec(22_050),
 }
-"""Mel definitions by name; aliases of a name are in :func:`preset`."""
+"""Mel definitions by name, each with its origin:
+
+mmdiff-16k, mmdiff-44k
+    This project's own models.
+hifigan-22k
+    HiFi-GAN (Kong et al. 2020), as Matcha-TTS uses it. Tacotron 2 and FastSpeech 2 train with the same
+    numbers, except that frame m is centred on sample m·hop, half a hop (5.8 ms) earlier, as in "speechbrain";
+    vocoders are used with either.
+bigvgan-24k-100
+    BigVGAN v2 (Lee et al. 2023), 24 kHz, 100 bands, hop 256.
+vocos-24k-100
+    Vocos (Siuzdak 2023), which takes torchaudio's default filterbank.
+lmnt-wavegrad-22k, lmnt-wavegrad-24k, lmnt-diffwave-22k
+    The wavegrad and diffwave packages by LMNT; the public 24 kHz checkpoint has librosa's filterbank.
+speechbrain
+    SpeechBrain's HiFi-GAN and Tacotron 2 for LJSpeech.
+"""
 
 _ALIASES = {"tacotron2": "hifigan-22k", "matcha": "hifigan-22k", "fastspeech": "hifigan-22k"}
 
 
+def with_log(spec: MelSpec, logarithm: Logarithm) -> MelSpec:
+    """Definition with the same bands and another logarithm.
+
+    Parameters
+    ----------
+    spec : MelSpec
+    logarithm : {"ln", "log10", "db", "lmnt"}
+        Natural; base ten; decibels (20 log10 of magnitude or 10 log10 of power bands); decibels normalised to
+        [0, 1] as LMNT's packages do, (20 log10 - 20 + 100) / 100.
+
+    Returns
+    -------
+    MelSpec
+
+    Raises
+    ------
+    InputError
+        The logarithm is unknown.
+
+    Examples
+    --------
+    >>> round(with_log(preset("hifigan-22k"), "log10").lowest_value, 6)
+    -5.0
+    """
+    decibel = 20.0 / spec.power
+    known: dict[str, dict[str, Any]] = {
+        "ln": {"gain": 1.0, "offset": 0.0, "clip": None},
+        "log10": {"gain": 1.0 / LN_10, "offset": 0.0, "clip": None},
+        "db": {"gain": decibel / LN_10, "offset": 0.0, "clip": None},
+        "lmnt": {"gain": decibel / LN_10 / 100.0, "offset": 0.8, "clip": (0.0, 1.0)},
+    }
+    if logarithm not in known:
+        raise InputError(f"logarithm={logarithm!r} must be one of {', '.join(known)}")
+    return replace(spec, **known[logarithm])
+
+
 def preset(name: str) -> MelSpec:
     """Mel definition by name.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`PRESETS`, "tacotron2", "matcha" or "fastspeech" (all hifigan-22k), optionally followed
+        by ":" and a logarithm of :func:`with_log`.
+
+    Returns
+    -------
+    MelSpec
 
     Raises
     ------
@@ -232,8 +342,20 @@ def preset(name: str) -> MelSpec:
     --------
     >>> preset("hifigan-22k").hop_length
     256
+    >>> round(preset("hifigan-22k:db").lowest_value)
+    -100
     """
-    name = _ALIASES.get(name, name)
-    if name not in PRESETS:
+    base, _, logarithm = name.partition(":")
+    base = _ALIASES.get(base, base)
+    if base not in PRESETS:
         raise InputError(f"preset={name!r} must be one of {', '.join(PRESETS)} or {', '.join(_ALIASES)}")
-    return PRESETS[name]
+    return with_log(PRESETS[base], logarithm) if logarithm else PRESETS[base]  # type: ignore[arg-type]
+
+
+def preset_name(spec: MelSpec) -> str | None:
+    """Name that :func:`preset` knows ``spec`` by, or None."""
+    for name in PRESETS:
+        for suffix in ("", ":ln", ":log10", ":db", ":lmnt"):
+            if spec == preset(name + suffix):
+                return name + suffix
+    return None

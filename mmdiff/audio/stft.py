@@ -21,13 +21,14 @@ from mmdiff.registry import register
 @functools.lru_cache(maxsize=32)
 def hann(length: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """Periodic Hann window, cached per device; shape (length,)."""
-    return torch.hann_window(length, device=device, dtype=dtype)
+    with torch.inference_mode(False):  # the cached tensor must also serve training
+        return torch.hann_window(length, device=device, dtype=dtype)
 
 
 @register
 @dataclass(frozen=True)
 class Stft:
-    """The analysis grid of a spectral model: a centred, reflect-padded Hann STFT and its least-squares inverse.
+    """The grid of a spectral model: a centred, reflect-padded Hann STFT and its least-squares inverse.
 
     Parameters
     ----------
@@ -121,5 +122,6 @@ class Stft:
 @functools.lru_cache(maxsize=64)
 def _inverse_envelope(stft: Stft, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """1 / sum of squared windows, by which overlap-added frames are rescaled; shape (samples,)."""
-    squared = hann(stft.n_fft, device, dtype).square().expand(1, count, -1)
-    return stft._overlap_add(squared)[0].clamp_min(1e-8).reciprocal()
+    with torch.inference_mode(False):  # the cached tensor must also serve training
+        squared = hann(stft.n_fft, device, dtype).square().expand(1, count, -1)
+        return stft._overlap_add(squared)[0].clamp_min(1e-8).reciprocal()
