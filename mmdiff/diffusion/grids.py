@@ -71,7 +71,8 @@ def make_grid(
     for option in options:
         if option not in known:
             raise InputError(
-                f"{option}={options[option]} is no option of grid {name!r}; it takes {', '.join(known) or 'none'}"
+                f"{option}={options[option]} is no option of grid {name!r}; "
+                f"it takes {', '.join(known) or 'none'}"
             )
     grid = GRIDS[name](schedule, steps, t_min, t_max, **options)
     grid[0], grid[-1] = t_max, t_min  # exactly, whatever was rounded on the way
