@@ -17,6 +17,7 @@ from torch import Tensor
 from mmdiff.audio.decode import MAX_CHANNELS
 from mmdiff.audio.resampling import check_rate
 from mmdiff.errors import InputError
+from mmdiff.files import TEMPORARY
 
 _FORMATS = {
     (".wav", 16): ("WAV", "PCM_16"),
@@ -54,8 +55,7 @@ class Writer:
         self._format, self._subtype = _FORMATS[
             path.suffix.lower(), 16 if path.suffix.lower() in _LOSSY else bits
         ]
-        # the name says to nobody that this is sound: no half-written file is ever picked up
-        self._temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        self._temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
         with self._naming_errors():
             self._file = soundfile.SoundFile(
                 str(self._temporary), "w", sample_rate, channels, self._subtype, format=self._format

@@ -9,11 +9,9 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import av
-import numpy as np
-import soundfile
 from rich.progress import track
 
+from mmdiff.audio.io import info, read, write
 from mmdiff.errors import InputError
 
 SAMPLE_RATE = 16_000  # Hz, that of G.722
@@ -22,7 +20,7 @@ HELD_OUT = 8  # clips per speaker in the test split, and again in the validation
 HELD_OUT_SECONDS = (1.5, 8.0)
 SHORTEST = 0.5  # seconds; below it there are beeps and single clicks
 NOT_SPEECH = ("tt-monkeys",)  # sixteen seconds of screaming monkeys, one of Asterisk's jokes
-QUIETEST = 32  # peak of 32768: -60 dBFS, which no prompt is below
+QUIETEST = 1e-3  # peak: -60 dBFS, which no prompt is below
 
 
 def fetch_debian_speech(
@@ -182,11 +180,12 @@ def _decode_all(sounds: Path, out: Path, progress: bool) -> dict[str, float]:
         seen.add(digest)
         target = out / speaker / f"{name}.flac"
         if not target.exists():
-            wave = _decode(source)
-            if len(wave) < SHORTEST * SAMPLE_RATE or np.abs(wave.astype(np.int32)).max() < QUIETEST:
+            wave, rate = read(source)
+            if wave.shape[-1] < SHORTEST * rate or wave.abs().max() < QUIETEST:
                 continue
-            _write_flac(target, wave)
-        seconds[f"{speaker}/{name}"] = soundfile.info(str(target)).frames / SAMPLE_RATE
+            target.parent.mkdir(exist_ok=True)
+            write(target, wave, rate)
+        seconds[f"{speaker}/{name}"] = info(target).seconds
     if not seconds:
         raise InputError("the packages hold no G.722 prompts: were they built for another sound format?")
     return seconds
@@ -200,23 +199,6 @@ def _prompts(sounds: Path) -> Iterator[tuple[str, str, Path]]:
         if "silence" in parts[:-1] or name in NOT_SPEECH or source.is_symlink() or not source.is_file():
             continue
         yield speaker, name, source
-
-
-def _decode(source: Path) -> np.ndarray:
-    """Return the int16 samples of a headerless G.722 file (64 kbit/s, 16 kHz)."""
-    try:
-        with av.open(str(source), format="g722") as container:
-            frames = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
-    except av.error.FFmpegError as error:
-        raise InputError(f"cannot decode {source.name} as G.722: {error}; is the package whole?") from None
-    return np.concatenate(frames) if frames else np.zeros(0, np.int16)
-
-
-def _write_flac(target: Path, wave: np.ndarray) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    soundfile.write(str(temporary), wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    os.replace(temporary, target)
 
 
 def _write_split(folder: Path, seconds: dict[str, float]) -> None:

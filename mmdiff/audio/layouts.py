@@ -1,0 +1,255 @@
+"""Find the clips of a dataset: any folder, a manifest, or the trees of LJSpeech, VCTK and LibriTTS."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmdiff.errors import InputError
+
+_ENDINGS = (
+    ".wav .flac .ogg .oga .opus .mp3 .m4a .aac .aiff .aif .au .caf .w64 .g722 .wma .ape .wv "
+    ".mp4 .mkv .webm .mov .avi"
+)
+SUFFIXES = frozenset(_ENDINGS.split())
+LAYOUTS = ("auto", "folder", "ljspeech", "vctk", "libritts", "manifest")
+_MANIFESTS = (".txt", ".lst", ".csv", ".tsv", ".psv", ".jsonl")
+_PATH_KEYS = ("path", "audio", "file", "file_name", "audio_filepath", "wav")
+_TEXT_KEYS = ("text", "sentence", "transcript", "transcription")
+_SECONDS_KEYS = ("seconds", "duration")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording of a dataset: its file, who speaks, what is said and how long, where that is known."""
+
+    path: Path
+    speaker: str = ""
+    text: str | None = None
+    seconds: float | None = None
+
+
+def find_audio(source: str | os.PathLike[str], layout: str = "auto", split: str | None = None) -> list[Clip]:
+    """List the clips of a dataset in a fixed order.
+
+    Layouts: ``"folder"`` is any tree of sound files, whose first folder level names the speaker.
+    ``"ljspeech"`` has ``metadata.csv`` and ``wavs/``, ``"vctk"`` has ``wav48*/`` and ``txt/`` (of two
+    microphones the first is taken), ``"libritts"`` has ``{part}/{speaker}/{chapter}/``. ``"manifest"`` is a
+    file: one path per line, optionally ``path|text`` or ``path|speaker|text``; or csv, tsv or jsonl with a
+    column ``path`` (``audio``, ``file``, ``audio_filepath``) and optionally ``speaker``, ``text``,
+    ``duration``. Relative paths start at the manifest's folder. Hidden files are left out.
+
+    Parameters
+    ----------
+    source : path
+        Folder or manifest.
+    layout : {"auto", "folder", "ljspeech", "vctk", "libritts", "manifest"}
+        "auto" recognises the layout by its characteristic files.
+    split : str, optional
+        Part of the dataset: the manifest ``{split}.txt``, ``.csv``, ``.tsv`` or ``.jsonl`` in the folder,
+        else the subfolder of that name; for LibriTTS every part whose name begins with it.
+
+    Returns
+    -------
+    list of Clip
+        Sorted by path, or in the manifest's order.
+
+    Raises
+    ------
+    InputError
+        The source, the split or a listed file is missing, a line cannot be read, or there is no clip.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"layout={layout!r} must be one of {', '.join(LAYOUTS)}")
+    root = Path(source).expanduser()
+    if not root.exists():
+        raise InputError(f"source={str(root)!r} does not exist: give a folder of sound files or a manifest")
+    if root.is_file() or layout == "manifest":
+        clips = _of_manifest(root, split)
+    else:
+        clips = _of_folder(root, layout, split)
+    if not clips:
+        raise InputError(
+            f"source={str(root)!r} (layout={layout!r}, split={split!r}) has no sound files: "
+            f"known endings are {' '.join(sorted(SUFFIXES))}"
+        )
+    return clips
+
+
+def _of_folder(root: Path, layout: str, split: str | None) -> list[Clip]:
+    if split is not None:
+        for suffix in _MANIFESTS:
+            if (root / f"{split}{suffix}").is_file():
+                return _read_manifest(root / f"{split}{suffix}")
+    if layout == "auto":
+        layout = _recognise(root)
+    if split is not None and layout != "libritts":
+        if not (root / split).is_dir():
+            raise InputError(
+                f"split={split!r} must be a manifest {split}.txt (or .csv, .tsv, .jsonl) or a subfolder of "
+                f"{str(root)!r}: write one path per line into {split}.txt, or leave split out"
+            )
+        root = root / split
+    readers: dict[str, Callable[[], Iterable[Clip]]] = {
+        "folder": lambda: _tree(root),
+        "ljspeech": lambda: _ljspeech(root),
+        "vctk": lambda: _vctk(root),
+        "libritts": lambda: _libritts(root, split),
+    }
+    return list(readers[layout]())
+
+
+def _recognise(root: Path) -> str:
+    if (root / "metadata.csv").is_file() and (root / "wavs").is_dir():
+        return "ljspeech"
+    if (root / "txt").is_dir() and any(root.glob("wav48*")):
+        return "vctk"
+    if any(_is_libritts_part(part) for part in (root, *_folders(root))):
+        return "libritts"
+    return "folder"
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _is_libritts_part(folder: Path) -> bool:
+    """Say whether a folder holds {speaker number}/{chapter number}/ and is named like a LibriTTS part."""
+    if not folder.name.startswith(("train-", "dev-", "test-")):
+        return False
+    speakers = _folders(folder)
+    return bool(speakers) and all(speaker.name.isdecimal() for speaker in speakers)
+
+
+def _sounds(root: Path) -> Iterator[Path]:
+    """Yield the visible sound files below a folder, sorted, each folder's files before its subfolders'."""
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if len(Path(folder).parts) - len(root.parts) > 32:
+            raise InputError(
+                f"source={str(root)!r} has folders more than 32 deep: is there a link in a circle?"
+            )
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield Path(folder, name)
+
+
+def _tree(root: Path) -> Iterator[Clip]:
+    for path in _sounds(root):
+        parents = path.relative_to(root).parts[:-1]
+        yield Clip(path, parents[0] if parents else "", _text_beside(path))
+
+
+def _text_beside(path: Path) -> str | None:
+    normalised = _text_of(path.with_suffix(".normalized.txt"))
+    return _text_of(path.with_suffix(".txt")) if normalised is None else normalised
+
+
+def _text_of(file: Path) -> str | None:
+    return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else None
+
+
+def _ljspeech(root: Path) -> Iterator[Clip]:
+    metadata = root / "metadata.csv"
+    for number, line in _lines(metadata):
+        name, *texts = line.split("|")
+        path = _existing(root / "wavs" / f"{name}.wav", metadata, number)
+        yield Clip(path, "LJ", texts[-1] if texts else None)
+
+
+def _vctk(root: Path) -> Iterator[Clip]:
+    folders = sorted(p for p in root.glob("wav48*") if p.is_dir())
+    for path in _sounds(folders[0]) if folders else ():
+        stem = path.stem
+        if stem.endswith("_mic2") and path.with_stem(f"{stem[:-1]}1").is_file():
+            continue
+        speaker = path.parent.name
+        take = stem.removesuffix("_mic1").removesuffix("_mic2")
+        yield Clip(path, speaker, _text_of(root / "txt" / speaker / f"{take}.txt"))
+
+
+def _libritts(root: Path, split: str | None) -> Iterator[Clip]:
+    parts = [root] if _is_libritts_part(root) else [p for p in _folders(root) if _is_libritts_part(p)]
+    for part in parts:
+        if split is None or part.name.startswith(split):
+            yield from _tree(part)
+
+
+def _of_manifest(file: Path, split: str | None) -> list[Clip]:
+    if not file.is_file() or file.suffix.lower() not in _MANIFESTS:
+        raise InputError(f"source={str(file)!r} must be a manifest ending in {' '.join(_MANIFESTS)}")
+    if split is not None:
+        raise InputError(f"split={split!r} must be left out when the source is itself a manifest")
+    return _read_manifest(file)
+
+
+def _read_manifest(file: Path) -> list[Clip]:
+    if file.suffix.lower() == ".jsonl":
+        return [_of_record(_parse(line, file, n), file, n) for n, line in _lines(file)]
+    if file.suffix.lower() in (".csv", ".tsv"):
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            rows = csv.DictReader(stream, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+            return [_of_record(row, file, rows.line_num) for row in rows]
+    return [_of_line(line, file, n) for n, line in _lines(file)]
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield the numbered lines that say something; ``#`` begins a comment line."""
+    try:
+        with file.open(encoding="utf-8-sig") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip() and not line.startswith("#"):
+                    yield number, line.rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{str(file)!r} must be a text file in UTF-8: save it in that encoding") from None
+
+
+def _parse(line: str, file: Path, number: int) -> dict[str, object]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{str(file)!r} line {number} must be one JSON object: {error}") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{str(file)!r} line {number} must be one JSON object, not {line[:40]!r}")
+    return record
+
+
+def _of_record(record: dict[str, object], file: Path, number: int) -> Clip:
+    def first(keys: tuple[str, ...]) -> object:
+        return next((record[key] for key in keys if record.get(key) not in (None, "")), None)
+
+    name, text, seconds = first(_PATH_KEYS), first(_TEXT_KEYS), first(_SECONDS_KEYS)
+    if not isinstance(name, str):
+        raise InputError(f"{str(file)!r} line {number} must name its file under {', '.join(_PATH_KEYS)}")
+    path = _existing(file.parent / name, file, number)
+    try:
+        known = None if seconds is None else float(str(seconds))
+    except ValueError:
+        raise InputError(f"{str(file)!r} line {number}: duration={seconds!r} must be in seconds") from None
+    speaker = first(("speaker", "speaker_id"))
+    known_speaker = _speaker_of(name) if speaker is None else str(speaker)
+    return Clip(path, known_speaker, None if text is None else str(text), known)
+
+
+def _of_line(line: str, file: Path, number: int) -> Clip:
+    name, *rest = (part.strip() for part in line.split("|"))
+    speaker = rest.pop(0) if len(rest) > 1 else _speaker_of(name)
+    return Clip(_existing(file.parent / name, file, number), speaker, "|".join(rest) if rest else None)
+
+
+def _speaker_of(name: str) -> str:
+    """Take the first folder of a relative path for the speaker."""
+    parts = Path(name).parts
+    return "" if Path(name).is_absolute() or len(parts) < 2 else parts[0]
+
+
+def _existing(path: Path, file: Path, number: int) -> Path:
+    if not path.is_file():
+        raise InputError(
+            f"{str(file)!r} line {number} names {str(path)!r}, which is no file: correct the line"
+        )
+    return path
