@@ -33,8 +33,8 @@ def single_pass_phase(magnitude: Tensor, stft: Stft, start: Tensor | None = None
     magnitude : Tensor, shape (B, T, K)
     stft : Stft
     start : Tensor, shape (B, K), optional
-        Turns of the frame before the first, a slice of the second result: carries an utterance on from one
-        window to the next.
+        Turns at the first frame, a slice of an earlier second result: carries an utterance on from one window
+        to the next. Default: 0.
 
     Returns
     -------
@@ -52,14 +52,11 @@ def single_pass_phase(magnitude: Tensor, stft: Stft, start: Tensor | None = None
     upper = torch.where(peak, index, 3 * bins).flip(-1).cummin(-1).values.flip(-1)
     nearest = torch.where(index - lower <= upper - index, lower, upper).clamp(0, bins - 1)
     advance = (nearest + offset.gather(-1, nearest)) * (stft.hop_length / stft.n_fft)
-    mean_advance = 0.5 * (advance + F.pad(advance, (0, 0, 1, 0))[:, :-1])
+    mean_advance = 0.5 * (advance + advance.roll(1, 1))  # the first frame's is not used
     turns = torch.empty_like(magnitude)
-    current = start
-    for frame in range(frames):
-        if current is None:
-            current = torch.zeros_like(magnitude[:, 0])
-        else:
-            current = (current.gather(-1, nearest[:, frame]) + mean_advance[:, frame]) % 1.0
+    turns[:, 0] = current = torch.zeros_like(magnitude[:, 0]) if start is None else start
+    for frame in range(1, frames):
+        current = (current.gather(-1, nearest[:, frame]) + mean_advance[:, frame]) % 1.0
         turns[:, frame] = current
     angle = 2 * math.pi * turns
     return centred(torch.complex(angle.cos(), angle.sin())), turns

@@ -7,7 +7,7 @@ band count, filter shapes, logarithm, level, hop, window and sampling rate are a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,10 @@ class Bands:
     def of(self, magnitude: Tensor) -> Tensor:
         """Bands of a magnitude spectrogram (B, T, K); shape (B, T, n)."""
         return self._powered(magnitude) @ self.filters.T
+
+    def part(self, first: int, last: int) -> Bands:
+        """The frames first … last - 1."""
+        return replace(self, values=self.values[:, first:last])
 
     def magnitude_prior(self, iterations: int = 3) -> Tensor:
         """Smooth positive magnitude with these bands, by multiplicative (Richardson-Lucy) iterations.

@@ -7,6 +7,7 @@ few steps of a linear flow sample it; Griffin-Lim and a network that corrects ph
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.networks.spectral import SubBandNet
 from mmdiff.audio.phase import PhaseNet, griffin_lim, single_pass_phase
 from mmdiff.audio.prior import Bands, bands_on_grid
+from mmdiff.audio.spectral_windows import count_windows, windowed_blocks
 from mmdiff.audio.stft import Stft
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid
@@ -42,6 +44,11 @@ class Conditions:
     bands: Bands
     prior: Tensor
     context: Tensor
+
+    def part(self, frames: slice) -> Conditions:
+        """The same for a range of frames."""
+        bands = self.bands.part(frames.start, frames.stop)
+        return Conditions(bands, self.prior[:, frames], self.context[:, frames])
 
 
 @register
@@ -83,7 +90,12 @@ class SpectralVocoder(nn.Module):
         None: Griffin-Lim alone.
     iterations : int >= 0
         Griffin-Lim iterations before the phase network.
+    steps : int > 0
+        Network evaluations by default: all but the last sample the magnitude, the last corrects phases. One
+        evaluation samples the magnitude and leaves phases to Griffin-Lim.
     """
+
+    default_sampler = "ddim"
 
     def __init__(
         self,
@@ -92,9 +104,11 @@ class SpectralVocoder(nn.Module):
         magnitude: MagnitudeNet,
         phase: PhaseNet | None = None,
         iterations: int = 16,
+        steps: int = 2,
     ) -> None:
         super().__init__()
-        self.stft, self.mel, self.iterations = stft, mel, iterations
+        self.stft, self.mel, self.iterations, self.default_steps = stft, mel, iterations, steps
+        self.sample_rate = stft.sample_rate
         self.denoiser = Denoiser(magnitude, LinearFlow(), prediction="edm", noise_input="t")
         self.phase = phase
         width = magnitude.network.read_context.in_channels
@@ -103,7 +117,10 @@ class SpectralVocoder(nn.Module):
 
     def conditions(self, mel: Tensor, spec: MelSpec, frames: int | None = None) -> Conditions:
         """Read a mel spectrogram (B, n_mels, frames') of definition ``spec``."""
-        bands = bands_on_grid(mel, spec, self.stft, frames)
+        return self.condition_on(bands_on_grid(mel, spec, self.stft, frames))
+
+    def condition_on(self, bands: Bands) -> Conditions:
+        """What the networks are told about bands already on the model's grid."""
         prior = bands.magnitude_prior()
         context = ((prior @ self.pooling).clamp_min(1e-5).log() + 5) / 2.5
         return Conditions(bands, prior, context)
@@ -148,20 +165,23 @@ class SpectralVocoder(nn.Module):
     def spectrum(
         self,
         magnitude: Tensor,
+        start: Tensor,
         conditions: Conditions,
         samples: int,
-        start: Tensor | None = None,
+        correct: bool = True,
         differentiable: int = 0,
     ) -> Tensor:
-        """Give a magnitude (B, T, K) its phases.
+        """Give a magnitude its phases.
 
         Parameters
         ----------
         magnitude : Tensor, shape (B, T, K)
+        start : Tensor, shape (B, T, K), complex
+            Unit phasors to start from, as of :func:`single_pass_phase`.
         conditions : Conditions
         samples : int
-        start : Tensor, shape (B, T, K), complex, optional
-            Unit phasors to start from; by default :func:`single_pass_phase`.
+        correct : bool
+            Use the phase network, if there is one.
         differentiable : int
             Griffin-Lim iterations that gradients flow through.
 
@@ -169,10 +189,8 @@ class SpectralVocoder(nn.Module):
         -------
         Tensor, shape (B, T, K), complex
         """
-        if start is None:
-            start, _ = single_pass_phase(magnitude.detach(), self.stft)
         found = griffin_lim(magnitude, start, self.stft, samples, self.iterations, differentiable=differentiable)
-        if self.phase is None:
+        if self.phase is None or not correct:
             return found
         consistent = self.stft(self.stft.inverse(found, samples))
         return self.phase(consistent, magnitude, conditions.prior, conditions.context)
@@ -180,7 +198,40 @@ class SpectralVocoder(nn.Module):
     def forward(
         self, noise: Tensor, conditions: Conditions, steps: int, samples: int, sampler: str = "ddim", gradient: int = 0
     ) -> Tensor:
-        """Noise to waveform (B, samples): magnitude sampling, phases, inverse transform."""
-        magnitude = self.sample_magnitude(noise, conditions, steps, sampler)
-        spectrum = self.spectrum(magnitude, conditions, samples, differentiable=gradient)
+        """Noise (B, 1, T, K-1) to waveform (B, samples) by ``steps`` evaluations; see the class."""
+        magnitude = self.sample_magnitude(noise, conditions, max(1, steps - 1), sampler)
+        start, _ = single_pass_phase(magnitude.detach(), self.stft)
+        spectrum = self.spectrum(magnitude, start, conditions, samples, correct=steps > 1, differentiable=gradient)
         return self.stft.inverse(spectrum, samples)
+
+    def accept(self, mel: Tensor, spec: MelSpec) -> tuple[Tensor, MelSpec, list[str]]:
+        """Take a mel of any definition as it is: the prior undoes the definition."""
+        if spec == self.mel:
+            return mel, spec, []
+        note = (
+            f"read as {spec.n_mels} bands up to {spec.f_max:g} Hz at {spec.sample_rate} Hz, hop {spec.hop_length}; "
+            f"the model undoes the definition itself and answers at {self.sample_rate} Hz"
+        )
+        return mel, spec, [note]
+
+    def blocks(
+        self,
+        mel: Tensor,
+        spec: MelSpec,
+        *,
+        seeds: Sequence[int],
+        samples: int,
+        steps: int,
+        sampler: str,
+        temperature: float,
+    ) -> Iterator[Tensor]:
+        """Yield the waveform in consecutive blocks; see :class:`mmdiff.audio.vocoder.VocoderModel`."""
+        bands = bands_on_grid(mel, spec, self.stft, self.stft.frames(samples))
+        return windowed_blocks(
+            self, bands, seeds=seeds, samples=samples, steps=steps, sampler=sampler, temperature=temperature
+        )
+
+    def count_blocks(self, spec: MelSpec, frames: int, steps: int) -> int:
+        """Blocks that :meth:`blocks` yields, up to one."""
+        seconds = spec.samples(frames) / spec.sample_rate
+        return count_windows(self.stft.frames(round(seconds * self.sample_rate)))

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from mmdiff.audio.losses import MultiResolutionLoss
 from mmdiff.audio.mel import PRESETS, MelSpec
 from mmdiff.audio.spectral import Conditions, SpectralVocoder
+from mmdiff.audio.wavegrad import WaveGradVocoder
 from mmdiff.diffusion.denoiser import edm_scalings
-from mmdiff.diffusion.process import GaussianProcess, expand
+from mmdiff.diffusion.objectives import Objective
+from mmdiff.diffusion.times import ContinuousTable
 
 
 def random_mel_spec(generator: torch.Generator, native: MelSpec, variety: float = 0.5) -> MelSpec:
@@ -60,6 +62,28 @@ def random_mel_spec(generator: torch.Generator, native: MelSpec, variety: float 
     )
 
 
+class WaveGradTask(nn.Module):
+    """Train a :class:`WaveGradVocoder` as the paper does: L1 in ε at continuous noise levels (2009.00713, alg. 1).
+
+    Parameters
+    ----------
+    vocoder : WaveGradVocoder
+    """
+
+    def __init__(self, vocoder: WaveGradVocoder) -> None:
+        super().__init__()
+        self.vocoder = vocoder
+        self.objective = Objective(vocoder.denoiser.schedule, target="eps", norm="l1", times=ContinuousTable())
+
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Loss of a batch with ``wave`` (B, samples), whole frames long."""
+        wave, spec = batch["wave"], self.vocoder.mel
+        with torch.no_grad():
+            mel = spec(wave)[..., : wave.shape[1] // spec.hop_length]
+        losses = self.objective(self.vocoder.denoiser, wave[:, None], generator=generator, mel=mel)
+        return {"loss": losses.mean()}
+
+
 class SpectralTask(nn.Module):
     """Train a :class:`SpectralVocoder`: its denoiser at random noise levels, its sampler unrolled, or both.
 
@@ -73,7 +97,7 @@ class SpectralTask(nn.Module):
         the inverse transform run as in use, and gradients flow through all of it (in the manner of InferGrad,
         Chen et al. 2022, and WaveFit, Koizumi et al. 2022).
     steps : tuple of int
-        Numbers of sampler steps to draw from when unrolled.
+        Numbers of network evaluations to draw from when unrolled, the phase network's included.
     variety : float in [0, 1]
         Share of batches whose mel has another definition than the model's own.
     gradient : int >= 0
@@ -85,7 +109,7 @@ class SpectralTask(nn.Module):
         vocoder: SpectralVocoder,
         denoising: float = 1.0,
         unrolled: float = 0.0,
-        steps: tuple[int, ...] = (1, 1, 2, 3),
+        steps: tuple[int, ...] = (2, 2, 3, 4),
         variety: float = 0.5,
         gradient: int = 2,
     ) -> None:
@@ -93,7 +117,12 @@ class SpectralTask(nn.Module):
         self.vocoder = vocoder
         self.denoising, self.unrolled, self.steps = denoising, unrolled, steps
         self.variety, self.gradient = variety, gradient
-        self.process = GaussianProcess(vocoder.denoiser.schedule)
+        sigma_data = vocoder.denoiser.sigma_data
+        self.objective = Objective(
+            vocoder.denoiser.schedule,
+            target="x0",
+            weighting=lambda levels: 1 / edm_scalings(levels, sigma_data)[1].clamp_min(0.03),
+        )
         self.distance = MultiResolutionLoss(vocoder.stft.sample_rate)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -116,19 +145,16 @@ class SpectralTask(nn.Module):
         return vocoder.conditions(spec(sound), spec, frames=vocoder.stft.frames(wave.shape[1]))
 
     def _denoising(self, wave: Tensor, conditions: Conditions, generator: torch.Generator) -> Tensor:
-        """Squared error of x0, weighted by loudness^(1/2) and, over noise levels, by 1 / c_out."""
         vocoder, prior = self.vocoder, conditions.prior
         with torch.no_grad():
             x0 = vocoder.to_state(vocoder.stft(wave).abs(), prior)
             t = torch.rand(len(x0), generator=generator, device=x0.device)
             t[: len(t) // 4] = 1 - 0.3 * t[: len(t) // 4]  # few-step samplers live near pure noise
-            noise = torch.randn(x0.shape, generator=generator, device=x0.device)
-            x_t = self.process.diffuse(x0, t, noise)
-            weight = (prior / prior.square().mean((1, 2), keepdim=True).sqrt()).clamp(1e-3, 30).sqrt()
-            weight = (weight / weight.mean((1, 2), keepdim=True))[:, None, :, :-1]
-            _, c_out, _ = edm_scalings(vocoder.denoiser.schedule(t), vocoder.denoiser.sigma_data)
-        estimate = vocoder.denoiser(x_t, t, prior=prior, context=conditions.context)
-        return ((estimate - x0).square() * weight / expand(c_out.clamp_min(0.03), x0)).mean()
+            loudness = (prior / prior.square().mean((1, 2), keepdim=True).sqrt()).clamp(1e-3, 30)
+            weight = loudness.sqrt()[:, None, :, :-1]
+        fields = {"prior": prior, "context": conditions.context}
+        losses = self.objective(vocoder.denoiser, x0, generator=generator, weight=weight, t=t, **fields)
+        return losses.mean()
 
     def _unrolled(self, wave: Tensor, conditions: Conditions, generator: torch.Generator) -> Tensor:
         shape = (len(wave), 1, conditions.prior.shape[1], conditions.prior.shape[2] - 1)

@@ -1,0 +1,226 @@
+"""The vocoder pipeline: mel spectrogram in, waveform out, whatever the model behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mmdiff.audio.mel import MelSpec, preset
+from mmdiff.audio.mel_check import check
+from mmdiff.audio.resampling import resample
+from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
+from mmdiff.errors import InputError
+from mmdiff.progress import track
+
+
+class VocoderModel(Protocol):
+    """What the pipeline asks of a model: :class:`SpectralVocoder` and :class:`WaveGradVocoder` offer it."""
+
+    mel: MelSpec
+    sample_rate: int
+    default_steps: int
+    default_sampler: str
+
+    def accept(self, mel: Tensor, spec: MelSpec) -> tuple[Tensor, MelSpec, list[str]]:
+        """Convert a mel of any definition to one the model reads, and say what was done."""
+        ...
+
+    def blocks(
+        self,
+        mel: Tensor,
+        spec: MelSpec,
+        *,
+        seeds: Sequence[int],
+        samples: int,
+        steps: int,
+        sampler: str,
+        temperature: float,
+    ) -> Iterator[Tensor]:
+        """Yield the waveform (B, samples) in consecutive blocks; memory does not grow with its length."""
+        ...
+
+    def count_blocks(self, spec: MelSpec, frames: int, steps: int) -> int:
+        """How many blocks :meth:`blocks` yields for a mel of so many frames."""
+        ...
+
+
+class Vocoder:
+    """Generate waveforms from mel spectrograms with a diffusion model.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Offers what :class:`VocoderModel` lists.
+    device : str, optional
+        Default: the fastest there is.
+    dtype : {"auto", "float32", "bfloat16", "float16"}, optional
+        Of the networks' matrix products.
+
+    Attributes
+    ----------
+    sample_rate : int, Hz
+        Of the waveforms generated.
+    mel_spec : MelSpec
+        The definition :meth:`mel` computes and spectrograms are expected in.
+    notes : list of str
+        What the latest call did to its input to make it fit; also raised as warnings by the command line.
+
+    Examples
+    --------
+    >>> import mmdiff
+    >>> voc = mmdiff.load("vocoder-16k")
+    >>> wave = voc(voc.mel(torch.zeros(1, 22_050), sample_rate=22_050), seed=0)
+    >>> wave.shape
+    torch.Size([1, 15872])
+    """
+
+    def __init__(self, model: nn.Module, device: str | None = None, dtype: str | None = None) -> None:
+        self.device = pick_device(device)
+        self.model = model.to(self.device).eval()
+        set_compute_dtype(self.model, pick_compute_dtype(self.device, dtype))
+        self.notes: list[str] = []
+
+    @property
+    def sample_rate(self) -> int:
+        """Sampling rate of the output in Hz."""
+        rate: int = self.model.sample_rate
+        return rate
+
+    @property
+    def mel_spec(self) -> MelSpec:
+        """The model's own mel definition."""
+        spec: MelSpec = self.model.mel
+        return spec
+
+    @torch.inference_mode()
+    def mel(self, wave: Tensor, sample_rate: int) -> Tensor:
+        """Mel spectrogram of sound, by the model's own definition.
+
+        Parameters
+        ----------
+        wave : Tensor, shape (B, samples) or (samples,), in [-1, 1]
+        sample_rate : int, Hz
+            Of ``wave``, which is resampled where the model's differs.
+
+        Returns
+        -------
+        Tensor, shape (B, n_mels, frames)
+        """
+        wave = wave.float() if wave.ndim == 2 else wave.float()[None]
+        return self.mel_spec(resample(wave.to(self.device), sample_rate, self.mel_spec.sample_rate))
+
+    def __call__(
+        self,
+        mel: Tensor | Sequence[Tensor],
+        *,
+        mel_spec: MelSpec | str | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        seed: int | Sequence[int] = 0,
+        temperature: float = 1.0,
+        samples: int | None = None,
+        progress: bool = False,
+    ) -> Tensor | list[Tensor]:
+        """Generate waveforms.
+
+        Parameters
+        ----------
+        mel : Tensor, shape (B, n_mels, frames) or (n_mels, frames), or a list of (n_mels, frames)
+            A list may mix lengths; no item hears another's padding, since none is padded.
+        mel_spec : MelSpec or str, optional
+            Definition of ``mel``, or a preset's name; default: the model's own.
+        steps : int > 0, optional
+            Network evaluations; default: the model's.
+        sampler : str, optional
+            Name of a sampler; default: the model's.
+        seed : int or sequence of int
+            One per item, or the first one's (the others count on). An item depends on its seed alone.
+        temperature : float >= 0
+            Factor on the initial noise; 0 gives the model's regression.
+        samples : int, optional
+            Length of the result; default: what the frames stand for.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        Tensor, shape (B, samples), float32 in [-1, 1], or a list of (samples_i,)
+
+        Raises
+        ------
+        InputError
+            The spectrogram does not fit its definition; the message names the preset it looks like.
+        """
+        options = dict(mel_spec=mel_spec, steps=steps, sampler=sampler, temperature=temperature)
+        if isinstance(mel, Tensor):
+            stream = self.stream(mel, seed=seed, samples=samples, progress=progress, **options)  # type: ignore[arg-type]
+            return torch.cat(list(stream), -1)
+        seeds = _seeds(seed, len(mel))
+        results = []
+        for item, own in zip(mel, seeds, strict=True):
+            stream = self.stream(item, seed=own, samples=samples, progress=progress, **options)  # type: ignore[arg-type]
+            results.append(torch.cat(list(stream), -1)[0])
+        return results
+
+    def stream(
+        self,
+        mel: Tensor,
+        *,
+        mel_spec: MelSpec | str | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        seed: int | Sequence[int] = 0,
+        temperature: float = 1.0,
+        samples: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[Tensor]:
+        """Generate the waveform of :meth:`__call__` block by block, in memory that does not grow with its length.
+
+        Yields
+        ------
+        Tensor, shape (B, samples of the block)
+        """
+        spec = preset(mel_spec) if isinstance(mel_spec, str) else mel_spec or self.mel_spec
+        checked = check(mel, spec)
+        mel, spec, notes = self.model.accept(checked.mel.to(self.device), spec)
+        self.notes = [*checked.notes, *notes]
+        steps = self.model.default_steps if steps is None else steps
+        if steps < 1 or temperature < 0:
+            raise InputError(f"steps={steps} must be at least 1 and temperature={temperature} at least 0")
+        length = self._length(spec, mel.shape[-1], samples)
+        blocks = self.model.blocks(
+            mel,
+            spec,
+            seeds=_seeds(seed, len(mel)),
+            samples=length,
+            steps=steps,
+            sampler=sampler or self.model.default_sampler,
+            temperature=temperature,
+        )
+        total = self.model.count_blocks(spec, mel.shape[-1], steps)
+        with torch.inference_mode():
+            for block in track(blocks, "vocoding", total=total, show=progress):
+                yield block.clamp(-1, 1)
+
+    def _length(self, spec: MelSpec, frames: int, samples: int | None) -> int:
+        rate = self.sample_rate / spec.sample_rate
+        longest = round(frames * spec.hop_length * rate)
+        if samples is None:
+            return round(spec.samples(frames) * rate)
+        if not 0 < samples <= longest:
+            raise InputError(
+                f"samples={samples} must be between 1 and {longest}: {frames} frames of {spec.hop_length} samples "
+                f"at {spec.sample_rate} Hz last no longer at {self.sample_rate} Hz"
+            )
+        return samples
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    if isinstance(seed, int):
+        return list(range(seed, seed + count))
+    if len(seed) != count:
+        raise InputError(f"seed has {len(seed)} entries for {count} item(s); give one per item, or one number")
+    return [int(s) for s in seed]

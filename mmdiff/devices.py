@@ -1,0 +1,68 @@
+"""Where and in what precision models run: the one place that decides about devices and dtypes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mmdiff.errors import InputError
+
+_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """Device by name; by default the fastest there is: CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    InputError
+        The name is unknown or the device is not on this machine.
+    """
+    if name in (None, "auto"):
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(str(name))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device={name!r} cannot be used: {reason}; try 'cpu' or leave it out") from None
+    return device
+
+
+def pick_compute_dtype(device: torch.device, name: str | None = None) -> torch.dtype | None:
+    """Dtype of matrix products: None (float32), or a half precision.
+
+    Parameters
+    ----------
+    device : torch.device
+    name : {"auto", "float32", "bfloat16", "float16"}, optional
+        "auto" takes bfloat16 where the hardware multiplies in it (GPUs since Ampere; CPUs with AMX or
+        AVX-512-BF16), else float32.
+
+    Raises
+    ------
+    InputError
+        The name is unknown.
+    """
+    if name in (None, "auto"):
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+        fast = device.type == "cpu" and _cpu_multiplies_bfloat16()
+        return torch.bfloat16 if fast else None
+    if name not in _DTYPES:
+        raise InputError(f"dtype={name!r} must be one of auto, {', '.join(_DTYPES)}")
+    return _DTYPES[str(name)]
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    queries = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(query is not None and query() for query in queries)
+
+
+def set_compute_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
+    """Tell every network in ``model`` in what dtype to multiply; None is float32."""
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = dtype
