@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 
 class Reporter:
@@ -60,3 +63,35 @@ class Reporter:
             self.say(f"step {step}/{self._last}  {figures}  left {left}")
         else:
             self._bar.update(self._task, completed=step, status=figures)
+
+
+class Means:
+    """Means over the updates since the last log row; until then nothing leaves the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: Counter[str] = Counter()
+        self._steps = 0
+        self._began = time.monotonic()
+
+    def add(self, totals: Mapping[str, Tensor]) -> None:
+        """Count one update, with nothing if it was skipped; a name need not come every time."""
+        self._steps += 1
+        self._counts.update(totals.keys())
+        for name, value in totals.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def values(self) -> dict[str, float]:
+        """Each name's mean over the updates that had it."""
+        return {name: value.item() / self._counts[name] for name, value in self._sums.items()}
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the block out of the speed."""
+        began = time.monotonic()
+        yield
+        self._began += time.monotonic() - began
+
+    def steps_per_second(self) -> float:
+        """Count updates, skipped ones too, by time since this was made, without pauses."""
+        return self._steps / max(1e-9, time.monotonic() - self._began)

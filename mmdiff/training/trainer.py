@@ -11,25 +11,18 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mmdiff.errors import CheckpointError, InputError, RecipeError
-from mmdiff.training import lr
-from mmdiff.training.checkpoint import (
-    latest_checkpoint,
-    list_checkpoints,
-    read_checkpoint,
-    rotate,
-    write_checkpoint,
-)
+from mmdiff.errors import InputError, RecipeError
 from mmdiff.training.data import IndexedData, MicroBatches, make_loader
 from mmdiff.training.ema import EMA, Profile
+from mmdiff.training.folder import RunFolder
 from mmdiff.training.log import RunLog, Validation
+from mmdiff.training.lr import LearningRate
 from mmdiff.training.optim import make_adamw
-from mmdiff.training.progress import Reporter
+from mmdiff.training.progress import Means, Reporter
 from mmdiff.training.signals import StopSignals
 from mmdiff.training.updates import Updater, make_accelerator
-from mmdiff.weights import assign_tensors
 
 
 class Trainer:
@@ -57,7 +50,7 @@ class Trainer:
     betas, weight_decay
         Of AdamW; vectors (biases, gains) are not decayed.
     lr_schedule : {"cosine", "constant", "linear", "inverse_sqrt"}
-        See :func:`mmdiff.training.lr.factor`.
+        See :class:`mmdiff.training.lr.LearningRate`.
     warmup_steps : int >= 0
         Updates over which the learning rate rises from 0.
     grad_clip : float > 0 or None
@@ -154,8 +147,8 @@ class Trainer:
         _check(settings, keep=keep, max_bad_steps=max_bad_steps)
         self.run_dir, self.dataset, self.steps = Path(run_dir), dataset, steps
         self.validate, self.validate_every = validate, validate_every
-        self.checkpoint_every, self.keep, self.best = checkpoint_every, keep, best
-        self.log_every, self.max_bad_steps, self.tensorboard = log_every, max_bad_steps, tensorboard
+        self.checkpoint_every, self.log_every = checkpoint_every, log_every
+        self.max_bad_steps, self.tensorboard = max_bad_steps, tensorboard
         self.accelerator = make_accelerator(device, precision)
         settings["processes"] = self.accelerator.num_processes
         if batch_size % (accumulate * self.accelerator.num_processes):
@@ -164,17 +157,14 @@ class Trainer:
                 f"{self.accelerator.num_processes} process(es); batch_size counts the items of a whole update"
             )
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self._learning_rate = LearningRate(learning_rate, lr_schedule, warmup_steps, steps)
         self.task = task.to(self.accelerator.device)
         self.ema = EMA(self.task, ema)
         optimizer = make_adamw(self.task, learning_rate=learning_rate, betas=betas, weight_decay=weight_decay)
-        self._updater = Updater(
-            self.task,
-            optimizer,
-            self.ema,
-            self.accelerator,
-            accumulate=accumulate,
-            grad_clip=grad_clip,
-            seed=seed,
+        parts = (self.task, optimizer, self.ema, self.accelerator)
+        self._updater = Updater(*parts, accumulate=accumulate, grad_clip=grad_clip, seed=seed)
+        self._folder = RunFolder(
+            self.run_dir, self.task, self.ema, self._updater, settings=self.settings, keep=keep, best=best
         )
         self._workers, self._collate = workers, collate
 
@@ -204,7 +194,7 @@ class Trainer:
         main = self.accelerator.is_main_process
         self._report = Reporter(self.steps, quiet=not main)
         say = self._report.say
-        step = self._restore() if resume else self._begin()
+        step = self._folder.restore(say) if resume else self._folder.begin()
         with (
             contextlib.closing(self._report),
             RunLog(self.run_dir, step=step, tensorboard=self.tensorboard, active=main, say=say) as self._log,
@@ -213,39 +203,35 @@ class Trainer:
             self._log.row("resume" if step else "start", step, {"settings": self.settings})
             self._report.start(step)
             self._run(step, signals)
-        return self._path(self.steps)
+        return self._folder.path(self.steps)
 
     def _run(self, step: int, signals: StopSignals) -> None:
-        if step and self._due(step, self.validate_every) and self._log.last_validation < step:
-            self._validate(step)  # the run was stopped between this step's checkpoint and its validation
+        if step and self._due(step, self.validate_every):
+            self._validate(step)  # unless it was stopped before this validation, it has been done: see there
         batches = iter(self._loader(step))
-        window = _Window()
+        means = Means()
         self.task.train()
         while step < self.steps:
-            rate = self._rate(step)
+            rate = self._learning_rate(step)
             totals, bad, stop = self._updater(step, batches, learning_rate=rate, stop=signals.received)
             step += 1
             self._report.advance(step)
-            window.add(totals)
+            means.add(totals)
             if bad:
                 self._report_bad(step, bad)
             if self._due(step, self.log_every):
-                self._log_row(step, rate, window)
-                window = _Window()
-            if stop or self._due(step, self.checkpoint_every):
-                self._save(step)
-            if stop:
-                self._exit(step, signals.received)
-            if self._due(step, self.validate_every):
-                self._validate(step)
+                self._log_row(step, rate, means)
+                means = Means()
+            with means.paused():
+                if stop or self._due(step, self.checkpoint_every):
+                    self._save(step)
+                if stop:
+                    self._exit(step, signals.received)
+                if self._due(step, self.validate_every):
+                    self._validate(step)
 
     def _due(self, step: int, every: int) -> bool:
         return step == self.steps or (every > 0 and step % every == 0)
-
-    def _rate(self, step: int) -> float:
-        s = self.settings
-        factor = lr.factor(s["lr_schedule"], step, warmup=s["warmup_steps"], steps=s["steps"])
-        return float(s["learning_rate"] * factor)
 
     def _loader(self, step: int) -> Any:
         s, here = self.settings, self.accelerator
@@ -268,27 +254,26 @@ class Trainer:
                 "and start again"
             )
 
-    def _log_row(self, step: int, rate: float, window: _Window) -> None:
-        means = window.means()
-        if means and self.accelerator.num_processes > 1:
-            shared = self.accelerator.reduce(
-                torch.tensor(list(means.values())).to(self.accelerator.device), "mean"
-            )
-            means = dict(zip(means, shared.tolist(), strict=True))
-        row = {**means, "lr": rate, "steps_per_second": window.steps_per_second()}
+    def _log_row(self, step: int, rate: float, means: Means) -> None:
+        row = {**means.values(), "lr": rate, "steps_per_second": means.steps_per_second()}
         self._log.row("train", step, row)
         self._report.row(step, row)
 
+    def _save(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            self._folder.save(step)
+        self.accelerator.wait_for_everyone()
+
     def _exit(self, step: int, signal_number: int) -> NoReturn:
         self._report.say(
-            f"stopped after step {step}; saved in {self._path(step)}; resume to go on from there"
+            f"stopped after step {step}; saved in {self._folder.path(step)}; resume to go on from there"
         )
         raise SystemExit(128 + (signal_number or signal.SIGTERM))  # 0: another process got the signal
 
     def _validate(self, step: int) -> None:
         if self.validate is None:
             return
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and self._log.last_validation < step:
             began = time.monotonic()
             self.task.eval()
             averaged = self.ema.applied(self.task) if len(self.ema) else contextlib.nullcontext(self.task)
@@ -298,101 +283,17 @@ class Trainer:
             self._log.validation(step, result)
             figures = "  ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
             self._report.say(f"step {step}: validation ({time.monotonic() - began:.1f} s)  {figures}")
-            self._keep_best(step, result)
+            self._folder.offer(step, result.metrics)
         self.accelerator.wait_for_everyone()
-
-    @property
-    def _folder(self) -> Path:
-        return self.run_dir / "checkpoints"
-
-    def _path(self, step: int) -> Path:
-        return self._folder / f"step-{step:08d}"
-
-    def _save(self, step: int) -> None:
-        if self.accelerator.is_main_process:
-            self._write(self._path(step), step, {})
-            rotate(self._folder, self.keep)
-        self.accelerator.wait_for_everyone()
-
-    def _write(self, path: Path, step: int, more: dict[str, Any]) -> None:
-        averages = [self.ema.tensors(index) for index in range(len(self.ema))]
-        meta = {"step": step, "settings": self.settings, **more}
-        write_checkpoint(path, self.task, averages, self._updater.state(), meta)
-
-    def _keep_best(self, step: int, result: Validation) -> None:
-        if self.best is None:
-            return
-        name, sign = self.best.removeprefix("-"), -1.0 if self.best.startswith("-") else 1.0
-        if name not in result.metrics:
-            raise RecipeError(
-                f"best={self.best!r} must name a validation metric: {', '.join(result.metrics)}"
-            )
-        value, path = float(result.metrics[name]), self._folder / "best"
-        with contextlib.suppress(CheckpointError):  # none yet, or broken: replaced
-            if sign * value >= sign * read_checkpoint(path).meta["best"]:
-                return
-        if value == value:
-            self._write(path, step, {"best": value})
-
-    def _begin(self) -> int:
-        if list_checkpoints(self._folder):
-            raise RecipeError(
-                f"run_dir={self.run_dir} holds a run; resume it, delete it, or choose another folder"
-            )
-        return 0
-
-    def _restore(self) -> int:
-        found = latest_checkpoint(self._folder, self._report.say)
-        if found is None:
-            return 0
-        self._compare(found.meta["settings"], found.path)
-        assign_tensors(self.task, found.weights(), source=found.path)
-        for index in range(len(self.ema)):
-            self.ema.load(index, found.average(index))
-        self._updater.load(found.training())
-        self._report.say(f"resuming after step {found.step} from {found.path}")
-        return found.step
-
-    def _compare(self, stored: dict[str, Any], path: Path) -> None:
-        for key, value in self.settings.items():
-            free = key == "steps" and self.settings["lr_schedule"] not in lr.USES_STEPS
-            if stored.get(key) != value and not free:
-                raise CheckpointError(
-                    f"{key}={value!r} must be {stored.get(key)!r}, as in {path}, to resume that run exactly; "
-                    "change it back, or start a new run (from its weights: load_weights)"
-                )
-
-
-class _Window:
-    """Means over the updates since the last log row, without moving anything off the device before."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._applied = self._steps = 0
-        self._began = time.monotonic()
-
-    def add(self, totals: dict[str, Tensor]) -> None:
-        self._steps += 1
-        self._applied += bool(totals)
-        for name, value in totals.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-
-    def means(self) -> dict[str, float]:
-        return {name: value.item() / self._applied for name, value in self._sums.items()}
-
-    def steps_per_second(self) -> float:
-        return self._steps / max(1e-9, time.monotonic() - self._began)
 
 
 def _check(settings: dict[str, Any], **others: int) -> None:
-    for name in ("steps", "batch_size", "accumulate", "learning_rate"):
+    for name in ("steps", "batch_size", "accumulate"):
         others[name] = settings[name]
     for name, value in others.items():
         if not value > 0:
             raise InputError(f"{name}={value} must be positive")
-    for name in ("warmup_steps", "weight_decay"):
-        if settings[name] < 0:
-            raise InputError(f"{name}={settings[name]} must be 0 or more")
+    if settings["weight_decay"] < 0:
+        raise InputError(f"weight_decay={settings['weight_decay']} must be 0 or more")
     if settings["grad_clip"] is not None and not settings["grad_clip"] > 0:
         raise InputError(f"grad_clip={settings['grad_clip']} must be positive, or None for no clipping")
-    lr.factor(settings["lr_schedule"], settings["steps"], warmup=0, steps=settings["steps"])

@@ -118,8 +118,8 @@ class Updater:
         Returns
         -------
         totals : dict of str to Tensor
-            The task's outputs, averaged over micro-steps, and ``grad_norm`` before clipping; empty if
-            skipped.
+            The task's outputs, averaged over micro-steps (the loss over processes too), and ``grad_norm``
+            before clipping; empty if skipped.
         bad : dict of str to float
             ``loss`` and ``grad_norm`` if skipped, else empty.
         stop : bool
@@ -135,7 +135,9 @@ class Updater:
         totals["grad_norm"] = norm.float()
         # One transfer for everything that decides how to go on, summed so that all processes decide alike.
         decisive = torch.stack([totals["loss"], norm.float(), torch.full_like(totals["loss"], float(stop))])
-        loss, norm_sum, stops = self._accelerator.reduce(decisive, "sum").tolist()
+        shared = self._accelerator.reduce(decisive, "sum")
+        loss, norm_sum, stops = shared.tolist()
+        totals["loss"] = shared[0] / self._accelerator.num_processes
         bad = {}
         if math.isfinite(loss) and math.isfinite(norm_sum):
             self._apply(learning_rate)

@@ -1,0 +1,234 @@
+"""An interrupted run ends with the same bits as one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_run
+import torch
+from tiny_run import make_trainer
+
+from mmdiff.errors import CheckpointError, RecipeError
+from mmdiff.training.checkpoint import Checkpoint, latest_checkpoint, list_checkpoints, read_checkpoint
+
+SCRIPT = Path(tiny_run.__file__)
+ROOT = SCRIPT.parents[2]
+
+
+def start(folder: Path, environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+    arguments = [f"{name}={json.dumps(value)}" for name, value in options.items()]
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def newest(folder: Path) -> Checkpoint:
+    found = latest_checkpoint(folder / "checkpoints")
+    assert found is not None
+    return found
+
+
+def everything(folder: Path) -> dict[str, Any]:
+    checkpoint = newest(folder)
+    training = checkpoint.training()
+    tensors = {f"model.{k}": v for k, v in checkpoint.weights().items()}
+    for index in (0, 1):
+        tensors |= {f"ema{index}.{k}": v for k, v in checkpoint.average(index).items()}
+    for number, state in training["optimizer"]["state"].items():
+        tensors |= {f"optimizer.{number}.{k}": v for k, v in state.items()}
+    counters = {k: training[k] for k in ("ema_updates", "bad", "skipped")}
+    return {"step": checkpoint.step, **counters, **tensors}
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        same = torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
+        assert same, name
+
+
+def train_rows(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if row["kind"] == "train"]
+    for row in kept:
+        del row["steps_per_second"]
+    return kept
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    make_trainer(folder).fit()
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_a_random_step_saves_and_exits_and_resuming_is_exact(
+    tmp_path: Path, uninterrupted: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = random.randrange(1, 20)
+    print(f"interrupted in step {step}")
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    trainer = make_trainer(tmp_path, kill=(step, number, 0))
+    with pytest.raises(SystemExit) as stop:
+        trainer.fit()
+    assert stop.value.code == 128 + number
+    assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    assert newest(tmp_path).step in (step, step + 1)
+    assert "resume" in capsys.readouterr().out
+    make_trainer(tmp_path).fit(resume=True)
+    assert_same(everything(tmp_path), everything(uninterrupted))
+    assert train_rows(tmp_path) == train_rows(uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_stopped_from_outside_resumes_exactly(
+    tmp_path: Path, uninterrupted: Path, number: signal.Signals
+) -> None:
+    process = start(tmp_path, pause=0.1, workers=1)
+    while len(list_checkpoints(tmp_path / "checkpoints")) == 0 and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(random.uniform(0, 0.8))
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == (143 if number == signal.SIGTERM else -9), output
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"kind": "train", "st')  # a line cut short
+    make_trainer(tmp_path).fit(resume=True)
+    assert_same(everything(tmp_path), everything(uninterrupted))
+    assert train_rows(tmp_path) == train_rows(uninterrupted)
+
+
+def test_workers_change_nothing(tmp_path: Path, uninterrupted: Path) -> None:
+    make_trainer(tmp_path, workers=2).fit()
+    assert_same(everything(tmp_path), everything(uninterrupted))
+
+
+def test_two_processes_equal_one_even_when_one_of_them_is_told_to_stop(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"noise": 0.0, "dropout": 0.0, "steps": 12, "accumulate": 2}
+    make_trainer(tmp_path / "one", **options).fit()
+
+    def run_both(**more: Any) -> list[int]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        processes = [
+            start(tmp_path / "two", {**common, "RANK": str(r), "LOCAL_RANK": str(r)}, **options, **more)
+            for r in (0, 1)
+        ]
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+        assert outputs is not None
+        return [process.returncode for process in processes]
+
+    assert run_both(kill=[9, signal.SIGTERM, 1]) == [143, 143]
+    stopped = newest(tmp_path / "two").step
+    assert 0 < stopped < 12
+    assert run_both(resume=True) == [0, 0]
+    one, two = newest(tmp_path / "one"), newest(tmp_path / "two")
+    assert one.step == two.step == 12
+    for name, value in one.weights().items():
+        if name != "calls":
+            torch.testing.assert_close(two.weights()[name], value, rtol=1e-4, atol=1e-6)
+    for ours, theirs in zip(train_rows(tmp_path / "one"), train_rows(tmp_path / "two"), strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
+        assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("learning_rate", 0.5), ("seed", 3), ("batch_size", 4), ("steps", 30), ("ema", (0.5, 0.7))],
+)
+def test_other_settings_are_refused_by_name(uninterrupted: Path, key: str, value: Any) -> None:
+    with pytest.raises(CheckpointError, match=key):
+        make_trainer(uninterrupted, **{key: value}).fit(resume=True)
+
+
+def test_a_schedule_that_ignores_the_length_may_be_prolonged(tmp_path: Path) -> None:
+    make_trainer(tmp_path / "a", lr_schedule="constant", steps=9).fit()
+    make_trainer(tmp_path / "a", lr_schedule="constant", steps=14).fit(resume=True)
+    make_trainer(tmp_path / "b", lr_schedule="constant", steps=14).fit()
+    assert_same(everything(tmp_path / "a"), everything(tmp_path / "b"))
+
+
+def test_a_run_is_not_overwritten(uninterrupted: Path) -> None:
+    with pytest.raises(RecipeError, match="holds a run"):
+        make_trainer(uninterrupted).fit()
+
+
+def test_a_finished_run_stays_as_it_is(uninterrupted: Path) -> None:
+    before = everything(uninterrupted)
+    assert make_trainer(uninterrupted).fit(resume=True) == newest(uninterrupted).path
+    assert_same(before, everything(uninterrupted))
+
+
+def test_resume_without_a_run_starts_one(tmp_path: Path, uninterrupted: Path) -> None:
+    make_trainer(tmp_path).fit(resume=True)
+    assert_same(everything(tmp_path), everything(uninterrupted))
+
+
+def test_rotation_keeps_the_newest_and_sweeps_up(tmp_path: Path) -> None:
+    leftover = tmp_path / "checkpoints" / ".tmp-1234-step-00000003"
+    leftover.mkdir(parents=True)
+    make_trainer(tmp_path, checkpoint_every=3, keep=3).fit()
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == [
+        "step-00000015", "step-00000018", "step-00000020",
+    ]  # fmt: skip
+    assert not leftover.exists()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "ema-1.safetensors", "training.pt", "meta.json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
+def test_a_damaged_checkpoint_is_passed_over(
+    tmp_path: Path, file: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_trainer(tmp_path, steps=4, checkpoint_every=2, lr_schedule="constant").fit()
+    target = tmp_path / "checkpoints" / "step-00000004" / file
+    content = bytearray(target.read_bytes())
+    if damage == "gone":
+        target.unlink()
+    else:
+        content[len(content) // 2] ^= 0xFF
+        target.write_bytes(content[:-7] if damage == "cut" else content)
+    make_trainer(tmp_path, steps=6, checkpoint_every=2, lr_schedule="constant").fit(resume=True)
+    output = capsys.readouterr().out
+    assert "passing over" in output
+    assert "resuming after step 2" in output
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == [
+        "step-00000004",
+        "step-00000006",
+    ]
+
+
+def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
+    folder = make_trainer(tmp_path, steps=2).fit()
+    (folder / "meta.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="all 1 checkpoints"):
+        make_trainer(tmp_path, steps=2).fit(resume=True)
+
+
+def test_training_state_cannot_carry_code(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return os.system, ("true",)
+
+    folder = make_trainer(tmp_path, steps=2).fit()
+    torch.save({"optimizer": Bomb()}, folder / "training.pt")
+    with pytest.raises(CheckpointError, match=r"training\.pt"):
+        Checkpoint(folder, {}).training()
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(folder)

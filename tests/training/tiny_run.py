@@ -1,0 +1,83 @@
+"""A run small enough for tests, callable and also a script: ``tiny_run.py RUN_DIR [name=JSON ...]``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdiff.training import Trainer
+
+
+class Points:
+    """Item n: a random point and the sum of its coordinates; NaN where ``bad`` says so."""
+
+    def __init__(self, bad: tuple[int, ...] = ()) -> None:
+        self.bad = bad
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x = torch.randn(4, generator=torch.Generator().manual_seed(1000 + index))
+        return x, x.sum() * (float("nan") if index in self.bad else 1.0)
+
+
+class Regression(nn.Module):
+    """Fit the points; with noise from the generator and dropout from the global state if asked."""
+
+    def __init__(self, noise: float = 0.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        state = torch.random.get_rng_state()
+        torch.manual_seed(5)
+        self.net = nn.Sequential(nn.Linear(4, 16), nn.Dropout(dropout), nn.GELU(), nn.Linear(16, 1))
+        torch.random.set_rng_state(state)
+        self.register_buffer("calls", torch.zeros(()))
+        self.noise = noise
+        self.kill: tuple[int, int, int] | None = None
+        self.pause = 0.0
+
+    def forward(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        x, y = batch
+        x = x + self.noise * torch.randn(x.shape, generator=generator)
+        self.calls += 1
+        time.sleep(self.pause)
+        if self.kill is not None and int(self.calls) == self.kill[0] and rank() == self.kill[2]:
+            os.kill(os.getpid(), self.kill[1])
+        error = self.net(x).squeeze(1) - y
+        return {"loss": error.square().mean(), "mean_error": error.mean()}
+
+
+def rank() -> int:
+    """Of this process."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def make_trainer(
+    folder: Path,
+    *,
+    noise: float = 0.1,
+    dropout: float = 0.2,
+    bad: tuple[int, ...] = (),
+    kill: tuple[int, int, int] | None = None,
+    pause: float = 0.0,
+    **options: Any,
+) -> Trainer:
+    """Build a trainer; ``kill=(call, signal, rank)`` sends that rank a signal during that call."""
+    task = Regression(noise, dropout)
+    task.kill, task.pause = kill, pause
+    settings: dict[str, Any] = {
+        "steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 4, "ema": (0.9, "power:0.1"),
+        "checkpoint_every": 8, "log_every": 1, "device": "cpu", "tensorboard": False,
+    }  # fmt: skip
+    return Trainer(folder, task, Points(bad), **{**settings, **options})
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    arguments = {name: json.loads(value) for name, value in (a.split("=", 1) for a in sys.argv[2:])}
+    resume = arguments.pop("resume", False)
+    make_trainer(Path(sys.argv[1]), **arguments).fit(resume=resume)
