@@ -43,7 +43,7 @@ def _wave(sound: Sound, name: str) -> Tensor:
         )
     if not wave.is_floating_point():
         raise InputError(f"{name}.dtype={wave.dtype} must be floating point: divide int16 samples by 32768.0")
-    wave = wave.to("cpu", torch.float64)
+    wave = wave.to("cpu").double()  # in this order: some accelerators have no float64
     if not wave.isfinite().all():
         raise InputError(f"{name} must be finite: it has nan or inf samples; find out where they come from")
     return wave

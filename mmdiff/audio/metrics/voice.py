@@ -6,7 +6,6 @@ import functools
 
 import librosa
 import numpy as np
-import torch
 from torch import Tensor
 
 from mmdiff.audio.metrics.sounds import Sound, pair, undefined
@@ -89,7 +88,7 @@ def pitch(wave: Tensor, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
     voiced : array of bool, shape (frames,)
         Where a pitch was found.
     """
-    wave = resample(wave.detach().to("cpu", torch.float64), sample_rate, PITCH_RATE)
+    wave = resample(wave.detach().to("cpu").double(), sample_rate, PITCH_RATE)
     return _pitch(wave.float().numpy().tobytes())
 
 
