@@ -251,8 +251,7 @@ class Denoiser(nn.Module):
         return f"schedule={schedule}, prediction={self.prediction!r}, noise_input={self.noise_input!r}"
 
     def _levels(self, x: Tensor, t: Tensor) -> Levels:
-        dtype = _state_dtype(x)
-        return expand(Levels(*(value.to(dtype) for value in self.schedule(t))), x)
+        return expand(self.schedule(t), x)
 
     def _network_dtype(self, x: Tensor) -> torch.dtype:
         for parameter in self.network.parameters():

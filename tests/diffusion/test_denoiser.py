@@ -1,4 +1,4 @@
-"""Oracle: for normal data every parameterisation's exact network is known, and must give the exact denoiser."""
+"""Oracle: for normal data each parameterisation's exact network is known; it must give the exact denoiser."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ends_without_signal(schedule: Schedule) -> bool:
 
 
 class ExactNetwork(nn.Module):
-    """The best prediction of its kind for N(MEAN, STD^2) data; told t, and sees x as the denoiser scales it."""
+    """The best prediction of its kind for N(MEAN, STD^2) data; told t, sees x as the denoiser scales it."""
 
     def __init__(self, schedule: Schedule, kind: str) -> None:
         super().__init__()
@@ -132,7 +132,9 @@ def test_edm_network_serves_variance_preserving_and_exploding_alike() -> None:
     second = Denoiser(Net(), ve, "edm", "c_noise", sigma_data=STD)
     x = batch(2)
     # The network's input and output are scaled to unit variance in both, so alpha cancels.
-    torch.testing.assert_close(first(x, t), second(x / vp(t).alpha[:, None, None], other), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        first(x, t), second(x / vp(t).alpha[:, None, None], other), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_index_is_the_tables_row_exactly_also_in_float32() -> None:
@@ -284,7 +286,9 @@ def test_wrong_arguments_say_what_to_do() -> None:
         Denoiser(net, flow, "noise")
     with pytest.raises(InputError, match="noise_input='step' must be one of"):
         Denoiser(net, flow, "v", "step")
-    with pytest.raises(InputError, match="noise_input='index' must come with a BetaTable; got schedule=LinearFlow"):
+    with pytest.raises(
+        InputError, match="noise_input='index' must come with a BetaTable; got schedule=LinearFlow"
+    ):
         Denoiser(net, flow, "v", "index")
     with pytest.raises(InputError, match="sigma_data=0 must be above 0"):
         Denoiser(net, flow, "edm", sigma_data=0)
