@@ -115,7 +115,7 @@ class AudioCrops:
         """Return crop ``index`` >= 0."""
         if index < 0:
             raise IndexError(f"index={index} must be 0 or more: there is no last crop")
-        rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, index]).astype(np.uint64)))
+        rng = np.random.Generator(np.random.Philox(key=np.array([self.seed % 2**64, index], np.uint64)))
         clip = int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
         wave = self._cut(clip, rng)
         wave *= self._gain(clip, wave, rng)

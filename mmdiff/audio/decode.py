@@ -106,15 +106,11 @@ def _check_path(path: str | os.PathLike[str]) -> Path:
 def _open(file: Path) -> Sound:
     if file.suffix.lower() == ".g722":  # headerless: the name is all there is
         return _FFmpegSound(file, "g722")
-    try:
-        return _LibsndfileSound(file)
-    except _SOUNDFILE_ERRORS as error:
-        first = str(error)
-    sound = _FFmpegSound(file, None)
-    if sound.codec.startswith("ogg/") and "malformed" in first and not sound.has_pictures:
-        sound.close()  # FFmpeg plays what is left of a cut Ogg file without a word
+    if _is_cut_ogg(file):
         raise damaged(file, "the end of its Ogg stream is missing")
-    return sound
+    with contextlib.suppress(*_SOUNDFILE_ERRORS):
+        return _LibsndfileSound(file)
+    return _FFmpegSound(file, None)
 
 
 class _LibsndfileSound:
@@ -142,7 +138,7 @@ class _LibsndfileSound:
                 yield block
         except _SOUNDFILE_ERRORS:
             raise _cut(self.file, position / self.sample_rate, None) from None
-        if stop is not None and self.frames is not None and position < min(stop, self.frames):
+        if self.frames is not None and position < min(stop or self.frames, self.frames):
             raise _cut(self.file, position / self.sample_rate, self.frames / self.sample_rate)
 
     def close(self) -> None:
@@ -160,7 +156,6 @@ class _FFmpegSound:
                 f"path={str(file)!r} is in no known sound format, or damaged: "
                 "use wav, flac, mp3, ogg, opus, m4a or a video with sound"
             ) from None
-        self.has_pictures = bool(self._container.streams.video)
         if not self._container.streams.audio:
             self._container.close()
             raise InputError(f"path={str(file)!r} has no sound in it: choose a file with an audio track")
@@ -238,3 +233,17 @@ def _missing_bytes(file: Path) -> int:
         return 0
     (claimed,) = struct.unpack("<I", head[4:])
     return 0 if claimed >= _STREAMED else max(0, claimed + 8 - file.stat().st_size)
+
+
+def _is_cut_ogg(file: Path) -> bool:
+    """Say whether an Ogg file lacks its last page; decoders play what is left without a word."""
+    with file.open("rb") as stream:
+        if stream.read(4) != b"OggS":
+            return False
+        stream.seek(max(0, file.stat().st_size - (1 << 17)))  # no page is longer than 65307 bytes
+        tail = stream.read()
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return True
+    ends_stream = bool(page[5] & 4)
+    return not ends_stream or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
