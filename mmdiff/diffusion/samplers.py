@@ -1,0 +1,292 @@
+"""Sampling: the table of samplers, and one entry that draws the noise, lays the grid and runs one of them.
+
+Every sampler is a function ``(denoiser, x, grid, schedule, *, generator, callback, **cond) -> x`` of
+
+- ``denoiser(x, t, **cond) -> x0`` with x, x0 of shape (B, C, *space) and t of shape (B,): a
+  :class:`~mmdiff.diffusion.denoiser.Denoiser`, a guided one, or any callable;
+- x, the state at the grid's first time, kept in float32 or float64 whatever the network's dtype;
+- grid, of shape (steps + 1,), strictly decreasing times in [0, 1];
+- the schedule α(t), σ(t), which may have α = 0 at t = 1, σ = 0 at t = 0, and α = 1 everywhere;
+- generator, for fresh noise and churn: one for the batch, or one per item;
+- callback, see :data:`~mmdiff.diffusion.solver_tools.Callback`.
+
+Options of its own (``eta``, ``order``, ...) are further keywords; all others go to the denoiser.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from mmdiff.diffusion.grids import make_grid
+from mmdiff.diffusion.schedules import Schedule
+from mmdiff.diffusion.solver_tools import (
+    Callback,
+    DenoiserFn,
+    Generators,
+    check_grid,
+    draw_noise,
+)
+from mmdiff.diffusion.solver_tools import CountEvaluations as CountEvaluations
+from mmdiff.diffusion.solvers_adams import deis, plms
+from mmdiff.diffusion.solvers_ancestral import ddim, ddpm, euler_ancestral
+from mmdiff.diffusion.solvers_multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m
+from mmdiff.diffusion.solvers_rk import adaptive, rk4
+from mmdiff.diffusion.solvers_single import dpmpp_2s, euler, heun
+from mmdiff.diffusion.solvers_unipc import unipc
+from mmdiff.errors import InputError
+
+_COMMON = ("denoiser", "x", "grid", "schedule", "generator", "callback", "cond")
+
+
+@dataclass(frozen=True)
+class SamplerInfo:
+    """What the table says about a sampler.
+
+    Attributes
+    ----------
+    fn : callable
+        The sampler.
+    order : int
+        Power of the step to which its error shrinks: of the trajectory for deterministic samplers, of mean and
+        variance for stochastic ones. Measured by tests on smooth grids with finite λ, for every schedule;
+        "dpmpp_3m" and "deis" need ``start="rk4"`` for it. Some have more on some schedules.
+    evaluations_per_step : int
+        Of the denoiser. Steps into σ = 0 may take fewer; "adaptive" takes these per attempt.
+    stochastic : bool
+        Whether it draws noise with its default options.
+    description : str
+        One line for people.
+    """
+
+    fn: Callable[..., Tensor]
+    order: int
+    evaluations_per_step: int
+    stochastic: bool
+    description: str
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the keywords beside the common ones."""
+        return tuple(name for name in inspect.signature(self.fn).parameters if name not in _COMMON)
+
+
+# fmt: off
+SAMPLERS: dict[str, SamplerInfo] = {
+    "ddpm": SamplerInfo(ddpm, 1, 1, True, "ancestral sampling: small, large or learned variance; many steps"),
+    "ddim": SamplerInfo(ddim, 1, 1, False, "first order, exact for constant x0; eta adds noise"),
+    "euler": SamplerInfo(euler, 1, 1, False, "ddim as Euler's method, with EDM's churn"),
+    "euler_ancestral": SamplerInfo(euler_ancestral, 1, 1, True, "ddim with eta = 1 by default"),
+    "heun": SamplerInfo(heun, 2, 2, False, "EDM's sampler, with churn"),
+    "dpmpp_2s": SamplerInfo(dpmpp_2s, 2, 2, False, "DPM-Solver++ singlestep, midpoint in λ"),
+    "dpmpp_2m": SamplerInfo(dpmpp_2m, 2, 1, False, "DPM-Solver++ multistep: the default"),
+    "dpmpp_3m": SamplerInfo(dpmpp_3m, 3, 1, False, "DPM-Solver++ multistep with a quadratic"),
+    "dpmpp_2m_sde": SamplerInfo(dpmpp_2m_sde, 2, 1, True, "DPM-Solver++ multistep on the reverse SDE"),
+    "unipc": SamplerInfo(unipc, 3, 1, False, "predictor and corrector, bh1 and bh2, p = 1 to 3"),
+    "plms": SamplerInfo(plms, 2, 1, False, "Adams-Bashforth average and a ddim step"),
+    "deis": SamplerInfo(deis, 3, 1, False, "Adams-Bashforth in t, exact in the schedule"),
+    "rk4": SamplerInfo(rk4, 4, 4, False, "classical Runge-Kutta of the probability-flow ODE: references"),
+    "adaptive": SamplerInfo(adaptive, 3, 3, False, "probability-flow ODE to a tolerance, steps of its own"),
+}
+# fmt: on
+"""Samplers by name."""
+
+
+@torch.no_grad()
+def sample(
+    denoiser: DenoiserFn,
+    shape: Sequence[int],
+    *,
+    schedule: Schedule,
+    sampler: str = "dpmpp_2m",
+    steps: int = 20,
+    grid: str | Tensor = "uniform",
+    options: Mapping[str, Any] | None = None,
+    grid_options: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    generator: Generators = None,
+    noise: Tensor | None = None,
+    x_init: Tensor | None = None,
+    temperature: float = 1.0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    progress: bool = False,
+    callback: Callback | None = None,
+    **cond: Any,
+) -> Tensor:
+    """Generate items from noise, or from noised versions of given items.
+
+    Parameters
+    ----------
+    denoiser : callable
+        ``denoiser(x, t, **cond) -> x0``.
+    shape : sequence of int, (B, C, *space)
+        Shape of the result.
+    schedule : Schedule
+        The one that the denoiser was trained with.
+    sampler : str
+        A key of :data:`SAMPLERS`.
+    steps : int >= 1
+        Steps of the grid; ignored when the grid is a tensor. "adaptive" takes its first attempt from it.
+    grid : str or Tensor (steps + 1,)
+        Name for :func:`~mmdiff.diffusion.grids.make_grid`, or times from noise to data, strictly decreasing.
+    options : mapping, optional
+        The sampler's own options, such as ``{"eta": 0.5}``; its ``SamplerInfo.options`` lists them.
+    grid_options : mapping, optional
+        Options of ``make_grid``, such as ``{"t_max": 0.6}`` to start half way (with ``x_init``).
+    seeds : sequence of B int, optional
+        One per item. An item's result then depends on its own seed only, not on its neighbours.
+    generator : torch.Generator or list of B of them, optional
+        Instead of seeds. With neither, torch's global generator is used.
+    noise : Tensor (B, C, *space), optional
+        Standard normal noise to start from, already drawn.
+    x_init : Tensor (B, C, *space), optional
+        Clean items to start from: noised to the grid's first time, which should be less than 1.
+    temperature : float >= 0
+        Standard deviation of the noise, at the start and in each step of stochastic samplers, over the right
+        one.
+    device : torch.device or str, optional
+        Of the state; by default that of ``noise``, ``x_init``, the conditioning or the denoiser's parameters.
+    dtype : torch.dtype
+        float32 or float64, of the state.
+    progress : bool
+        Show a bar.
+    callback : callable, optional
+        See :data:`~mmdiff.diffusion.solver_tools.Callback`.
+    **cond
+        Conditioning, passed on to the denoiser.
+
+    Returns
+    -------
+    Tensor (B, C, *space)
+        State at the grid's last time.
+
+    Raises
+    ------
+    InputError
+        A name is unknown, steps < 1, the grid does not decrease, or shapes and numbers of seeds do not fit.
+
+    Examples
+    --------
+    >>> from mmdiff.diffusion.schedules import LinearFlow
+    >>> points = sample(lambda x, t: torch.full_like(x, 3.0), (2, 1, 4), schedule=LinearFlow(), seeds=[0, 1])
+    >>> points.unique().tolist()
+    [3.0]
+    """
+    info = _info(sampler)
+    options = _checked_options(sampler, info, options or {}, temperature)
+    times = _times(grid, schedule, steps, grid_options or {})
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"dtype={dtype} must be torch.float32 or torch.float64: the state of a sampler is not halved"
+        )
+    where = _device(device, denoiser, noise, x_init, *cond.values())
+    generator = _generators(seeds, generator, len_batch=shape[0], device=where)
+    x = _start(
+        shape,
+        times,
+        schedule,
+        noise,
+        x_init,
+        generator,
+        temperature,
+        torch.empty(0, device=where, dtype=dtype),
+    )
+    with _bar(progress, callback) as report:
+        return info.fn(denoiser, x, times, schedule, generator=generator, callback=report, **options, **cond)
+
+
+def _info(sampler: str) -> SamplerInfo:
+    if sampler not in SAMPLERS:
+        raise InputError(f"sampler={sampler!r} must be one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[sampler]
+
+
+def _checked_options(
+    sampler: str, info: SamplerInfo, options: Mapping[str, Any], temperature: float
+) -> dict[str, Any]:
+    unknown = sorted(set(options) - set(info.options))
+    if unknown:
+        raise InputError(
+            f"options={', '.join(unknown)} must be among those of sampler {sampler!r}: "
+            f"{', '.join(info.options) or 'it has none'}"
+        )
+    if temperature < 0:
+        raise InputError(f"temperature={temperature} must be >= 0; 1 keeps the noise as it is")
+    scaled = [name for name in ("noise_scale", "s_noise") if name in info.options]
+    return {**dict.fromkeys(scaled, temperature), **options}
+
+
+def _times(grid: str | Tensor, schedule: Schedule, steps: int, grid_options: Mapping[str, Any]) -> Tensor:
+    if isinstance(grid, Tensor):
+        return check_grid(grid)
+    return make_grid(grid, schedule, steps, **grid_options)
+
+
+def _device(device: torch.device | str | None, denoiser: DenoiserFn, *given: object) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    parameters = list(denoiser.parameters())[:1] if isinstance(denoiser, nn.Module) else []
+    for tensor in (*given, *parameters):
+        if isinstance(tensor, Tensor):
+            return tensor.device
+    return torch.get_default_device()
+
+
+def _generators(
+    seeds: Sequence[int] | None, generator: Generators, *, len_batch: int, device: torch.device
+) -> Generators:
+    if seeds is None:
+        return generator
+    if generator is not None:
+        raise InputError("seeds and generator must not both be given; keep one")
+    if len(seeds) != len_batch:
+        raise InputError(f"seeds={len(seeds)} numbers must be one per item, here {len_batch}")
+    return [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+
+
+def _start(
+    shape: Sequence[int],
+    times: Tensor,
+    schedule: Schedule,
+    noise: Tensor | None,
+    x_init: Tensor | None,
+    generator: Generators,
+    temperature: float,
+    like: Tensor,
+) -> Tensor:
+    """State at the grid's first time: α x_init + σ noise."""
+    for name, given in (("noise", noise), ("x_init", x_init)):
+        if given is not None and given.shape != torch.Size(shape):
+            raise InputError(f"{name}={tuple(given.shape)} must have the shape asked for, {tuple(shape)}")
+    noise = draw_noise(shape, like, generator) if noise is None else noise.to(like)
+    levels = schedule(times[0])
+    if x_init is None:
+        # A grid may begin just below t = 1, where a variance-preserving state is as wide as at t = 1.
+        std = schedule.prior_std if schedule.variance_preserving else float(levels.sigma)
+        return temperature * std * noise
+    return float(levels.alpha) * x_init.to(like) + temperature * float(levels.sigma) * noise
+
+
+@contextlib.contextmanager
+def _bar(progress: bool, callback: Callback | None) -> Iterator[Callback | None]:
+    """Make a callback that moves a bar and then calls the given one."""
+    if not progress:
+        yield callback
+        return
+    with Progress(transient=True) as bar:
+        task = bar.add_task("sampling", total=None)
+
+        def report(step: int, steps: int, t: float, x: Tensor, x0: Tensor) -> None:
+            bar.update(task, completed=step, total=steps or None)
+            if callback is not None:
+                callback(step, steps, t, x, x0)
+
+        yield report

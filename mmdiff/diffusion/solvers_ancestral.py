@@ -1,0 +1,175 @@
+"""Samplers that draw from a reverse transition: ancestral DDPM, and DDIM with its dial of noise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmdiff.diffusion.process import GaussianProcess
+from mmdiff.diffusion.schedules import Schedule
+from mmdiff.diffusion.solver_tools import (
+    Callback,
+    DenoiserFn,
+    Generators,
+    Walk,
+    as_state,
+    check_choice,
+    draw_noise,
+    eps_of,
+)
+from mmdiff.errors import InputError
+
+
+def ddpm(
+    denoiser: DenoiserFn,
+    x: Tensor,
+    grid: Tensor,
+    schedule: Schedule,
+    *,
+    generator: Generators = None,
+    callback: Callback | None = None,
+    variance: Literal["small", "large", "learned"] = "small",
+    noise_scale: float = 1.0,
+    **cond: Any,
+) -> Tensor:
+    """Ancestral sampling (Ho et al. 2006.11239, algorithm 2): draw from q(x_s | x_t, x̂0), step by step.
+
+    Parameters
+    ----------
+    denoiser, x, grid, schedule, generator, callback, **cond
+        As for the other samplers.
+    variance : {"small", "large", "learned"}
+        Of a step: the posterior's, right for data that are a point; the transition's, right for data that are
+        standard normal; or between them in the logarithm (Nichol and Dhariwal 2102.09672, eq. 15), by the
+        fraction that ``denoiser.x0_and_variance(x, t, **cond) -> (x0, fraction)`` gives. No noise is added in
+        a step into σ = 0.
+    noise_scale : float
+        Standard deviation of the fresh noise, over the right one.
+
+    Returns
+    -------
+    Tensor
+        State at the grid's last time, of x's shape.
+
+    Raises
+    ------
+    InputError
+        The variance is unknown, or is to be learned and the denoiser has none.
+    """
+    check_choice("variance", variance, ("small", "large", "learned"))
+    with_variance = getattr(denoiser, "x0_and_variance", None)
+    if variance == "learned" and with_variance is None:
+        raise InputError(
+            f"variance='learned' must have a denoiser with x0_and_variance, not {type(denoiser).__name__}; "
+            "try variance='small'"
+        )
+    walk, x = Walk(denoiser, grid, schedule, callback, cond), as_state(x)
+    posterior = _posterior(walk)
+    for i, p, q in walk:
+        of_x, of_x0, small, large = posterior[i]
+        std: float | Tensor = math.sqrt(large if variance == "large" else small)
+        if variance == "learned":
+            assert with_variance is not None
+            x0, fraction = (a.to(x.dtype) for a in with_variance(x, x.new_full((len(x),), p.t), **cond))
+            std = std * (large / small) ** (fraction / 2) if small > 0 else 0.0
+        else:
+            x0 = walk.x0(x, p.t)
+        x = of_x * x + of_x0 * x0
+        if q.sigma > 0:
+            x = x + noise_scale * std * draw_noise(x.shape, x, generator)
+        walk.report(i, x, x0)
+    return x
+
+
+def _posterior(walk: Walk) -> list[tuple[float, ...]]:
+    """Weights of x_t and x̂0 in the posterior mean, and the small and large variance, of each step."""
+    process = GaussianProcess(walk.schedule)
+    t, s = walk.times[:-1], walk.times[1:]
+    one, zero = torch.ones_like(t), torch.zeros_like(t)
+    of_x, small = process.posterior(one, zero, s, t)
+    of_x0, _ = process.posterior(zero, one, s, t)
+    large = process.posterior_variance(s, t, "large")
+    return list(zip(*(c.tolist() for c in (of_x, of_x0, small, large)), strict=True))
+
+
+def ddim(
+    denoiser: DenoiserFn,
+    x: Tensor,
+    grid: Tensor,
+    schedule: Schedule,
+    *,
+    generator: Generators = None,
+    callback: Callback | None = None,
+    eta: float = 0.0,
+    noise_scale: float = 1.0,
+    **cond: Any,
+) -> Tensor:
+    """DDIM (Song et al. 2010.02502, eq. 12 and 16); order one, deterministic when eta = 0.
+
+    Parameters
+    ----------
+    denoiser, x, grid, schedule, generator, callback, **cond
+        As for the other samplers.
+    eta : float in [0, 1]
+        Standard deviation of a step over that of ancestral sampling with the small variance: 1 is
+        :func:`ddpm` and, what is the same, :func:`euler_ancestral`.
+    noise_scale : float
+        Standard deviation of the fresh noise, over the right one.
+
+    Returns
+    -------
+    Tensor
+        State at the grid's last time, of x's shape.
+
+    Raises
+    ------
+    InputError
+        eta is out of range.
+    """
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta={eta} must be in [0, 1]; 0 is deterministic, 1 is ancestral sampling")
+    walk, x = Walk(denoiser, grid, schedule, callback, cond), as_state(x)
+    posterior = _posterior(walk) if eta else None
+    for i, p, q in walk:
+        x0 = walk.x0(x, p.t)
+        std = eta * math.sqrt(posterior[i][2]) if posterior is not None else 0.0
+        x = q.alpha * x0 + math.sqrt(max(q.sigma**2 - std**2, 0.0)) * eps_of(x, x0, p)
+        if std > 0:
+            x = x + noise_scale * std * draw_noise(x.shape, x, generator)
+        walk.report(i, x, x0)
+    return x
+
+
+def euler_ancestral(
+    denoiser: DenoiserFn,
+    x: Tensor,
+    grid: Tensor,
+    schedule: Schedule,
+    *,
+    generator: Generators = None,
+    callback: Callback | None = None,
+    eta: float = 1.0,
+    noise_scale: float = 1.0,
+    **cond: Any,
+) -> Tensor:
+    """Euler steps to a lower noise than the next point's, then noise up to it, in σ/α (as in k-diffusion).
+
+    With σ_up = η (σ_s/σ_t) √(σ_t² − σ_s²) in units of σ/α this is DDIM with that η, and is computed as such.
+
+    Parameters
+    ----------
+    denoiser, x, grid, schedule, generator, callback, eta, noise_scale, **cond
+        As for :func:`ddim`.
+
+    Returns
+    -------
+    Tensor
+        State at the grid's last time, of x's shape.
+    """
+    return ddim(
+        denoiser, x, grid, schedule,
+        eta=eta, noise_scale=noise_scale, generator=generator, callback=callback, **cond,
+    )  # fmt: skip

@@ -1,0 +1,244 @@
+"""Runge-Kutta along straight lines in the (α, σ) plane: fixed steps of order four, and adaptive steps.
+
+Between two times the schedule's curve is replaced by the straight line between its ends (legal, because the
+ODE does not depend on the path): no derivative of the schedule is needed, tables are as smooth as formulas,
+and for the linear flow and for EDM the line is the curve. A point of the line is taken to the time of the
+same log-SNR and scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmdiff.diffusion.schedules import Schedule
+from mmdiff.diffusion.solver_tools import Callback, DenoiserFn, Generators, Walk, as_state
+from mmdiff.errors import InputError, MmdiffError
+
+
+class Method(NamedTuple):
+    """Explicit method in which stage k starts from the state plus ``nodes[k]`` times slope k − 1."""
+
+    nodes: tuple[float, ...]
+    weights: tuple[float, ...]
+
+
+_CLASSIC = Method((0.0, 0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+# Heun's method of order three never asks for the end of the step, where σ may be 0. One step of order three
+# (local error h⁴) leaves the whole at order four.
+_OPEN = Method((0.0, 1 / 3, 2 / 3), (1 / 4, 0.0, 3 / 4))
+# Bogacki and Shampine (1989): order three, and the midpoint rule inside it is of order two. Also open at the
+# end.
+_PAIR = Method((0.0, 0.5, 0.75), (2 / 9, 1 / 3, 4 / 9))
+
+
+class LinePoint(NamedTuple):
+    """Point on a step's straight line, and the time of its log-SNR: floats, or tensors per item."""
+
+    t: Any
+    alpha: Any
+    sigma: Any
+    scale: Any
+    """Level on the line over the schedule's level at t."""
+
+
+def on_line(schedule: Schedule, start: Tensor, stop: Tensor, node: float) -> LinePoint:
+    """Points a fraction of the way from some times (N,) to others, in float64."""
+    a, b = schedule(start), schedule(stop)
+    alpha = a.alpha + node * (b.alpha - a.alpha)
+    sigma = a.sigma + node * (b.sigma - a.sigma)
+    if node in (0.0, 1.0):
+        return LinePoint(stop if node else start, alpha, sigma, torch.ones_like(alpha))
+    t = schedule.time_of_log_snr(2 * (alpha.log() - sigma.log())).clamp(0, 1)
+    there = schedule(t)
+    return LinePoint(t, alpha, sigma, torch.hypot(alpha, sigma) / torch.hypot(there.alpha, there.sigma))
+
+
+def _slopes(
+    denoise: Callable[[Tensor, Any], Tensor],
+    x: Tensor,
+    nodes: Sequence[float],
+    line: Sequence[LinePoint],
+    rise: tuple[Any, Any],
+    x0: Tensor | None,
+) -> tuple[list[Tensor], Tensor]:
+    """Slopes Δα x̂0 + Δσ ε̂ at the stages, and x̂0 of the first (which may be given)."""
+    slopes: list[Tensor] = []
+    first = x0
+    for node, p in zip(nodes, line, strict=True):
+        y = x + node * slopes[-1] if slopes else x
+        x0 = x0 if x0 is not None and not slopes else denoise(y / p.scale, p.t)
+        first = x0 if first is None else first
+        slopes.append(rise[0] * x0 + rise[1] * (y - p.alpha * x0) / p.sigma)
+    assert first is not None
+    return slopes, first
+
+
+class ClassicSteps:
+    """Steps of the classical fourth-order method between a walk's points, their lines laid out beforehand."""
+
+    def __init__(self, walk: Walk) -> None:
+        self.walk = walk
+        self._lines = {m: self._lay(m) for m in (_CLASSIC, _OPEN)}
+
+    def _lay(self, method: Method) -> list[list[LinePoint]]:
+        start, stop = self.walk.times[:-1], self.walk.times[1:]
+        stages = [on_line(self.walk.schedule, start, stop, node) for node in method.nodes]
+        rows = [zip(*(column.tolist() for column in stage), strict=True) for stage in stages]
+        return [[LinePoint(*row) for row in step] for step in zip(*rows, strict=True)]
+
+    def step(self, i: int, x: Tensor, x0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Advance x (B, ...) over step i; also returns x̂0 at its beginning, computed unless given."""
+        p, q = self.walk.points[i : i + 2]
+        method = _CLASSIC if q.sigma > 0 else _OPEN
+        rise = (q.alpha - p.alpha, q.sigma - p.sigma)
+        slopes, x0 = _slopes(self.walk.x0, x, method.nodes, self._lines[method][i], rise, x0)
+        return x + sum(w * k for w, k in zip(method.weights, slopes, strict=True) if w), x0
+
+
+def rk4(
+    denoiser: DenoiserFn,
+    x: Tensor,
+    grid: Tensor,
+    schedule: Schedule,
+    *,
+    generator: Generators = None,
+    callback: Callback | None = None,
+    **cond: Any,
+) -> Tensor:
+    """Classical Runge-Kutta method of order four on the probability-flow ODE; four evaluations a step.
+
+    A step into σ = 0 takes Heun's third-order method (three evaluations), which does not ask for the end.
+
+    Parameters
+    ----------
+    denoiser, x, grid, schedule, generator, callback, **cond
+        As for the other samplers; deterministic, so the generator is not used.
+
+    Returns
+    -------
+    Tensor
+        State at the grid's last time, of x's shape.
+    """
+    walk, x = Walk(denoiser, grid, schedule, callback, cond), as_state(x)
+    classic = ClassicSteps(walk)
+    for i, _, _ in walk:
+        x, x0 = classic.step(i, x)
+        walk.report(i, x, x0)
+    return x
+
+
+class _Trial(NamedTuple):
+    """One attempted step of each item."""
+
+    x: Tensor
+    x0: Tensor
+    error: Tensor
+    """Estimated error over its tolerance, (B,) on the times' device: at most 1 is good."""
+
+
+def adaptive(
+    denoiser: DenoiserFn,
+    x: Tensor,
+    grid: Tensor,
+    schedule: Schedule,
+    *,
+    generator: Generators = None,
+    callback: Callback | None = None,
+    rtol: float = 1e-3,
+    atol: float = 1e-4,
+    max_steps: int = 2_000,
+    **cond: Any,
+) -> Tensor:
+    """Probability-flow ODE to a tolerance: embedded pair of orders 3 and 2 (Bogacki and Shampine, 1989).
+
+    Every item of the batch has steps of its own, so its result does not depend on its neighbours. An
+    attempted step costs three evaluations; wrap the denoiser in
+    :class:`~mmdiff.diffusion.samplers.CountEvaluations` to learn their number.
+
+    Parameters
+    ----------
+    denoiser, x, schedule, generator, **cond
+        As for the other samplers; deterministic, so the generator is not used.
+    grid : Tensor (N + 1,)
+        Only its ends are kept; its first step is the first attempt.
+    callback : callable, optional
+        Called after each attempt in which some item advanced, with ``steps = 0`` (unknown) and t the largest
+        time in the batch.
+    rtol, atol : float > 0
+        A step is good when the root mean square of error / (atol + rtol |x|) over an item is at most 1.
+    max_steps : int
+        Attempts before giving up.
+
+    Returns
+    -------
+    Tensor
+        State at the grid's last time, of x's shape.
+
+    Raises
+    ------
+    InputError
+        A tolerance is not positive.
+    MmdiffError
+        The attempts are used up, or the denoiser returned values that are not finite.
+    """
+    if not (rtol > 0 and atol > 0):
+        raise InputError(f"rtol={rtol}, atol={atol} must both be > 0; try 1e-3 and 1e-4")
+    walk, x = Walk(denoiser, grid, schedule, None, cond), as_state(x)
+    end, width = walk.times[-1], walk.times[0] - walk.times[1]
+    t, width = walk.times[0].repeat(len(x)), width.repeat(len(x))
+    x0, done = None, 0
+    for _ in range(max_steps):
+        goal = torch.maximum(t - width, end)
+        # Items that have arrived pretend to repeat the first step, for the end may have no noise to divide
+        # by.
+        active = t > end
+        start = torch.where(active, t, walk.times[0])
+        stop = torch.where(active, goal, walk.times[1])
+        trial = _attempt(walk, x, start, stop, (atol, rtol), x0)
+        good = active & (trial.error <= 1)
+        keep = _like(good, x).bool()
+        x, t = torch.where(keep, trial.x, x), torch.where(good, goal, t)
+        factor = (0.9 * trial.error.clamp(min=1e-12) ** (-1 / 3)).clamp(0.2, 5.0)
+        width = torch.where(active, (start - stop) * factor, width)
+        if bool(good.any()):
+            done, x0 = done + 1, None
+            if callback is not None:
+                callback(done, 0, float(t.max()), x, trial.x0)
+        else:
+            x0 = trial.x0  # nothing moved: the first stage stands
+        if bool((t <= end).all()):
+            return x
+    raise MmdiffError(
+        f"max_steps={max_steps} attempts must suffice to reach t={float(end)}, but t={float(t.max())}; "
+        f"raise rtol={rtol} and atol={atol}, or max_steps"
+    )
+
+
+def _attempt(
+    walk: Walk, x: Tensor, start: Tensor, stop: Tensor, tolerance: tuple[float, float], x0: Tensor | None
+) -> _Trial:
+    line = [on_line(walk.schedule, start, stop, node) for node in _PAIR.nodes]
+    a, b = walk.schedule(start), walk.schedule(stop)
+    rise = (_like(b.alpha - a.alpha, x), _like(b.sigma - a.sigma, x))
+    line = [LinePoint(*(_like(column, x) for column in p)) for p in line]
+
+    def denoise(y: Tensor, t: Tensor) -> Tensor:
+        return walk.denoiser(y, t.flatten(), **walk.cond).to(y.dtype)
+
+    slopes, x0 = _slopes(denoise, x, _PAIR.nodes, line, rise, x0)
+    change = sum(w * k for w, k in zip(_PAIR.weights, slopes, strict=True))
+    atol, rtol = tolerance
+    size = torch.maximum(x.abs(), (x + change).abs())
+    wrong = ((change - slopes[1]) / (atol + rtol * size)).flatten(1).square().mean(1).sqrt()
+    if not bool(torch.isfinite(wrong).all()):
+        raise MmdiffError(f"denoiser returned values that are not finite near t={float(start.max())}")
+    return _Trial(x + change, x0, wrong.to(start))
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    """Values per item (B,) as (B, 1, ..., 1) with the device and dtype of x."""
+    return values.to(x).view(-1, *[1] * (x.ndim - 1))
