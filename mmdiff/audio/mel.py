@@ -163,7 +163,7 @@ class MelSpec:
         """
         if wave.dim() != 2 or not wave.is_floating_point():
             raise InputError(
-                f"wave of shape {tuple(wave.shape)}, {wave.dtype} must be floating point of shape (B, samples)"
+                f"wave of shape {tuple(wave.shape)}, {wave.dtype} must be floating point and (B, samples)"
                 "; mix channels down and scale integers to [-1, 1] first"
             )
         bands = self.filterbank(wave.device).to(wave.dtype) @ self.spectrogram(wave)
@@ -233,6 +233,12 @@ def _band_edges(spec: MelSpec) -> Tensor:
     htk = spec.mel_scale == "htk"
     edges = librosa.mel_frequencies(spec.n_mels + 2, fmin=spec.f_min, fmax=spec.f_max, htk=htk)
     return torch.from_numpy(np.asarray(edges, dtype=np.float64))
+
+
+def band_centres(spec: MelSpec) -> tuple[Tensor, Tensor]:
+    """Peaks and base widths of the triangles in Hz; shape (n_mels,) each, float64."""
+    edges = _band_edges(spec)
+    return edges[1:-1], edges[2:] - edges[:-2]
 
 
 @functools.lru_cache(maxsize=64)

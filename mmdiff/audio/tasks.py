@@ -30,7 +30,7 @@ def random_mel_spec(generator: torch.Generator, native: MelSpec, variety: float 
     Returns
     -------
     MelSpec
-        With at least 80 bands, reaching at least the native ``f_max``; rates of 16, 22.05 and 24 kHz.
+        At least 80 bands at a rate like the model's own (for 16 kHz: 16, 22.05 or 24 kHz).
     """
 
     def uniform(low: float, high: float) -> float:
@@ -39,9 +39,9 @@ def random_mel_spec(generator: torch.Generator, native: MelSpec, variety: float 
     def choose(options: list) -> object:
         return options[int(torch.randint(len(options), (), generator=generator))]
 
-    if uniform(0, 1) > variety:
+    if uniform(0, 1) >= variety:
         return native
-    others = [p for p in PRESETS.values() if p.sample_rate <= 24_000]
+    others = [p for p in PRESETS.values() if 0.9 < p.sample_rate / native.sample_rate < 1.6]
     spec: MelSpec = choose(others)  # type: ignore[assignment]
     if uniform(0, 1) < 0.5:
         return spec
