@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from exact_network import ExactNetwork, normal
+from oracles import gaussian
 from torch import Tensor, nn
 
-from mmdiff.diffusion.denoiser import Denoiser, dynamic_threshold, edm_scalings, per_item_time
+from mmdiff.diffusion.denoiser import Denoiser, per_item_time
+from mmdiff.diffusion.scalings import dynamic_threshold, edm_scalings
 from mmdiff.diffusion.schedules import (
     EDM,
     BetaTable,
@@ -32,38 +35,12 @@ def ends_without_signal(schedule: Schedule) -> bool:
     return float(schedule(1.0).alpha) < 1e-6
 
 
-class ExactNetwork(nn.Module):
-    """The best prediction of its kind for N(MEAN, STD^2) data; told t, sees x as the denoiser scales it."""
-
-    def __init__(self, schedule: Schedule, kind: str) -> None:
-        super().__init__()
-        self.schedule, self.kind = schedule, kind
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        a, s, da, ds = (field[:, None, None].to(x.dtype) for field in self.schedule(t))
-        total = a**2 * STD**2 + s**2
-        if self.kind == "edm":
-            x = x * total.sqrt()
-        eps = s * (x - a * MEAN) / total
-        x0 = MEAN + a * STD**2 * (x - a * MEAN) / total
-        if self.kind == "edm":
-            return (s * x0 - a * STD**2 * eps) / (STD * total.sqrt())
-        return {
-            "eps": eps,
-            "x0": x0,
-            "v": a * eps - s * x0,
-            "velocity": da * x0 + ds * eps,
-            "score": -(x - a * MEAN) / total,
-        }[self.kind]
-
-
-def exact(schedule: Schedule, x: Tensor, t: Tensor) -> Tensor:
-    a, s, *_ = (field[:, None, None] for field in schedule(t))
-    return MEAN + a * STD**2 * (x - a * MEAN) / (a**2 * STD**2 + s**2)
+def exact_denoiser(schedule: Schedule, kind: str) -> Denoiser:
+    return Denoiser(ExactNetwork(schedule, kind, MEAN, STD), schedule, kind, sigma_data=STD)
 
 
 def batch(count: int, seed: int = 0) -> Tensor:
-    return torch.randn(count, 2, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return normal(count, 2, 5, seed=seed)
 
 
 class Constant(nn.Module):
@@ -83,18 +60,20 @@ class Constant(nn.Module):
 def test_every_parameterisation_gives_the_exact_denoiser(schedule: Schedule, kind: str) -> None:
     if kind in ("eps", "score") and ends_without_signal(schedule):
         with pytest.raises(InputError, match=r"must have signal left at t=1.*v, x0, velocity or edm"):
-            Denoiser(ExactNetwork(schedule, kind), schedule, kind)
+            exact_denoiser(schedule, kind)
         return
-    denoiser = Denoiser(ExactNetwork(schedule, kind), schedule, kind, sigma_data=STD)
+    denoiser = exact_denoiser(schedule, kind)
     t = torch.tensor([0.05, 0.3, 0.5, 0.9], dtype=torch.float64)
     x = batch(4) * (schedule(t).alpha ** 2 + schedule(t).sigma ** 2).sqrt()[:, None, None]
-    torch.testing.assert_close(denoiser(x, t), exact(schedule, x, t), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        denoiser(x, t), gaussian(MEAN, STD).denoise(schedule, x, t), rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("kind", ["x0", "v", "velocity", "edm"])
 @pytest.mark.parametrize("schedule", [CosineVP(), LinearFlow()], ids=lambda s: type(s).__name__)
 def test_pure_data_and_pure_noise_are_legal(schedule: Schedule, kind: str) -> None:
-    denoiser = Denoiser(ExactNetwork(schedule, kind), schedule, kind, sigma_data=STD)
+    denoiser = exact_denoiser(schedule, kind)
     x, t = batch(2), torch.tensor([0.0, 1.0], dtype=torch.float64)
     x0 = denoiser(x, t)
     torch.testing.assert_close(x0[0], x[0])
@@ -250,7 +229,7 @@ def test_conversions_keep_their_precision_around_a_low_precision_network() -> No
 
 def test_one_time_for_all_equals_a_time_each_and_batch_does_not_matter() -> None:
     schedule = CosineVP()
-    denoiser = Denoiser(ExactNetwork(schedule, "v"), schedule, "v")
+    denoiser = exact_denoiser(schedule, "v")
     x = batch(4)
     each = denoiser(x, torch.full((4,), 0.25, dtype=torch.float64))
     torch.testing.assert_close(denoiser(x, torch.tensor(0.25, dtype=torch.float64)), each)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from exact_network import normal, seeded
 from torch import Tensor
 
 from mmdiff.diffusion.conditions import drop_condition
@@ -18,10 +19,6 @@ STDS = torch.tensor([0.4, 0.7], dtype=torch.float64)
 PRIOR = torch.tensor([0.3, 0.7], dtype=torch.float64)
 NONE = 2  # the label that stands for no condition
 SCHEDULES = [CosineVP(), EDM(), LinearFlow()]
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 class Classes:
@@ -196,7 +193,7 @@ def test_dropping_conditions_hits_the_right_share_and_whole_items() -> None:
         "rate": torch.ones(count),
     }
     null = {"text": torch.zeros(3), "label": 7}
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     kept = drop_condition(cond, null, 0.2, generator=generator)
     gone = kept["label"] == 7
     assert 0.17 < gone.float().mean().item() < 0.23

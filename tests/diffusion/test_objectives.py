@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from exact_network import ExactNetwork, normal, seeded
 from torch import Tensor, nn
 
 from mmdiff.diffusion.denoiser import Denoiser
@@ -21,39 +22,20 @@ from mmdiff.diffusion.schedules import (
     Schedule,
     ddpm_betas,
 )
-from mmdiff.diffusion.times import LogNormal, Stratified, TablePoints, Uniform
+from mmdiff.diffusion.times import (
+    ContinuousTable,
+    LogitNormal,
+    LogNormal,
+    Stratified,
+    TablePoints,
+    Uniform,
+)
 from mmdiff.diffusion.vlb import HybridVLB, gaussian_kl, gaussian_nll
 from mmdiff.diffusion.weightings import ELBO, P2, EDMWeighting, MinSNR, SigmoidWeighting
 from mmdiff.errors import InputError
 
 STD = 0.6
 TARGETS = ["eps", "x0", "v", "velocity"]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
-
-
-class ExactNetwork(nn.Module):
-    """The best prediction of its kind for N(0, STD^2) data."""
-
-    def __init__(self, schedule: Schedule, kind: str) -> None:
-        super().__init__()
-        self.schedule, self.kind = schedule, kind
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        a, s, da, ds = (field[:, None, None].to(x.dtype) for field in self.schedule(t))
-        total = a**2 * STD**2 + s**2
-        if self.kind == "edm":
-            return torch.zeros_like(x)
-        eps, x0 = s * x / total, a * STD**2 * x / total
-        if self.kind == "score":
-            return -x / total
-        return {"eps": eps, "x0": x0, "v": a * eps - s * x0, "velocity": da * x0 + ds * eps}[self.kind]
 
 
 def posterior_variance(schedule: Schedule, t: Tensor, target: str) -> Tensor:
@@ -71,9 +53,9 @@ def posterior_variance(schedule: Schedule, t: Tensor, target: str) -> Tensor:
 def test_exact_denoisers_reach_the_posterior_variance(schedule: Schedule, kind: str) -> None:
     if kind in ("eps", "score") and schedule in (CosineVP(), LinearFlow()):
         with pytest.raises(InputError):
-            Denoiser(ExactNetwork(schedule, kind), schedule, kind)
+            Denoiser(ExactNetwork(schedule, kind, std=STD), schedule, kind)
         return
-    denoiser = Denoiser(ExactNetwork(schedule, kind), schedule, kind, sigma_data=STD)
+    denoiser = Denoiser(ExactNetwork(schedule, kind, std=STD), schedule, kind, sigma_data=STD)
     t = torch.tensor([0.1, 0.4, 0.7, 0.95], dtype=torch.float64)
     x0 = STD * normal(4, 1, 30_000)
     for target in TARGETS:
@@ -87,7 +69,7 @@ def test_exact_denoisers_reach_the_posterior_variance(schedule: Schedule, kind: 
 @pytest.mark.parametrize("schedule", [CosineVP(), LinearFlow()], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("kind", ["v", "velocity", "edm"])
 def test_losses_are_right_at_pure_data_and_pure_noise(schedule: Schedule, kind: str) -> None:
-    denoiser = Denoiser(ExactNetwork(schedule, kind), schedule, kind, sigma_data=STD)
+    denoiser = Denoiser(ExactNetwork(schedule, kind, std=STD), schedule, kind, sigma_data=STD)
     t = torch.tensor([0.0, 1.0], dtype=torch.float64)
     x0 = STD * normal(2, 1, 50_000)
     for target in TARGETS:
@@ -127,7 +109,7 @@ def test_the_loss_is_the_targets_error_computed_from_x0(schedule: Schedule, kind
 def test_named_weightings_are_those_of_the_papers_whatever_the_target() -> None:
     schedule, t = CosineVP(), torch.tensor([0.1, 0.3, 0.5, 0.9], dtype=torch.float64)
     denoiser = Denoiser(
-        ExactNetwork(EDM(), "v"), schedule, "v"
+        ExactNetwork(EDM(), "v", std=STD), schedule, "v"
     )  # wrong for this schedule: errors of all kinds
     x0, noise = normal(4, 1, 8), normal(4, 1, 8, seed=1)
     alpha, sigma, *_ = schedule(t)
@@ -164,7 +146,7 @@ def test_named_weightings_are_those_of_the_papers_whatever_the_target() -> None:
 
 def test_edm_weighting_makes_the_preconditioned_networks_error_count_once() -> None:
     schedule = EDM()
-    denoiser = Denoiser(ExactNetwork(schedule, "edm"), schedule, "edm", sigma_data=STD)
+    denoiser = Denoiser(ExactNetwork(schedule, "edm", std=STD), schedule, "edm", sigma_data=STD)
     objective = Objective(schedule, target="x0", weighting=EDMWeighting(STD), times=LogNormal())
     x0 = STD * normal(16, 1, 20_000)
     # the exact network is 0, and its target has unit variance at every level
@@ -175,7 +157,7 @@ def test_edm_weighting_makes_the_preconditioned_networks_error_count_once() -> N
 def test_elbo_weighting_integrates_to_the_mutual_information() -> None:
     # The excess of the bound is the integral of mmse / 2 over the SNR: I(x0; x_t=0) - I(x0; x_t=1).
     schedule = EDM(sigma_min=0.05, sigma_max=20)
-    denoiser = Denoiser(ExactNetwork(schedule, "edm"), schedule, "edm", sigma_data=STD)
+    denoiser = Denoiser(ExactNetwork(schedule, "edm", std=STD), schedule, "edm", sigma_data=STD)
     objective = Objective(schedule, weighting=ELBO(), times=Stratified())
     loss = objective(denoiser, STD * normal(500, 1, 400), generator=seeded(3)).mean()
     information = [math.log(1 + STD**2 / sigma**2) / 2 for sigma in (0.05, 20)]
@@ -254,7 +236,7 @@ def test_wrong_settings_say_what_to_do() -> None:
         Objective(flow, norm="huber")
     with pytest.raises(InputError, match="weighting='snr' must be one of uniform, min_snr"):
         Objective(flow, weighting="snr")
-    denoiser = Denoiser(ExactNetwork(flow, "v"), flow, "v")
+    denoiser = Denoiser(ExactNetwork(flow, "v", std=STD), flow, "v")
     with pytest.raises(InputError, match=r"schedule \(LinearFlow\) must equal the objective's \(CosineVP\)"):
         Objective(CosineVP())(denoiser, normal(1, 1, 4), generator=None)
     with pytest.raises(InputError, match=r"noise.shape"):
@@ -293,7 +275,7 @@ class VarianceNetwork(nn.Module):
 
     def __init__(self, schedule: Schedule, fraction: float) -> None:
         super().__init__()
-        self.exact = ExactNetwork(schedule, "eps")
+        self.exact = ExactNetwork(schedule, "eps", std=STD)
         self.gain = nn.Parameter(torch.ones((), dtype=torch.float64))
         self.place = nn.Parameter(torch.tensor(2 * fraction - 1, dtype=torch.float64))
 
@@ -388,3 +370,30 @@ def test_the_first_step_is_a_likelihood_with_finite_gradients() -> None:
 
 def test_uniform_times_are_the_default() -> None:
     assert Objective(LinearFlow()).times == Uniform()
+
+
+@pytest.mark.parametrize(
+    "schedule", [CosineVP(), BetaTable(ddpm_betas()), LinearFlow()], ids=lambda s: type(s).__name__
+)
+def test_everything_stays_on_the_inputs_device(schedule: Schedule) -> None:
+    # "meta" refuses to mix with tensors of another device, as CUDA does
+    x0 = torch.zeros(2, 1, 8, device="meta")
+    for times in (
+        Uniform(),
+        LogNormal(),
+        LogitNormal(),
+        Stratified(TablePoints(10)),
+        ContinuousTable((0.1, 0.2)),
+    ):
+        objective = Objective(schedule, weighting="min_snr", times=times)
+        denoiser = Denoiser(ExactNetwork(schedule, "edm"), schedule, "edm", "log_snr")
+        loss = objective(denoiser, x0, generator=None, weight=torch.ones(2, 1, 8, device="meta"))
+        assert loss.device.type == "meta"
+        assert loss.dtype == torch.float32
+    learned = Denoiser(TwoOutputs(), schedule, "v", "t", learned_variance=True)
+    assert HybridVLB(objective, 10, bin_width=0.1)(learned, x0, generator=None).device.type == "meta"
+
+
+class TwoOutputs(nn.Module):
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return torch.cat([x, x * level[:, None, None]], dim=1)

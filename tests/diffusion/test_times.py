@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from exact_network import seeded
 from scipy import stats
 
 from mmdiff.diffusion.schedules import (
@@ -29,10 +30,6 @@ from mmdiff.diffusion.times import (
 from mmdiff.errors import InputError
 
 COUNT = 20_000
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 FLOW = LinearFlow()
