@@ -99,6 +99,10 @@ class Measurement:
         """Return A^+ residual = A^T (A A^T)^-1 residual: the smallest x0 measured as this."""
         return self.adjoint(self.solve(residual, 1.0, 0.0))
 
+    def project(self, x0: Tensor) -> Tensor:
+        """Return the nearest x0 that is measured as y: x0 + A^+ (y - A x0)."""
+        return x0 + self.pinv(self.residual(x0))
+
 
 def observed(y: Tensor, mask: Tensor, *, noise_std: float = 0.0) -> Measurement:
     """Elements of x0 that are known: continuation, gap filling, interpolation, in- and outpainting.

@@ -20,7 +20,9 @@ from mmdiff.errors import InputError
 class Replacement:
     """Make x0-hat agree with the measurement: x0 + A^+ (y - A x0).
 
-    For a mask this puts the known elements in place; the sampler's final result holds them exactly.
+    For a mask this puts the known elements in place. A sampler whose grid ends at sigma = 0 then returns
+    them exactly; where it ends at some sigma_min, as with EDM's default, they keep noise of that size, and
+    ``measurement.project`` of the result removes it.
 
     Parameters
     ----------
@@ -35,8 +37,7 @@ class Replacement:
 
     def __call__(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """Return x0, shape (B, C, *space), with A x0 = y."""
-        x0 = self.denoiser(x, t, **cond)
-        return x0 + self.measurement.pinv(self.measurement.residual(x0))
+        return self.measurement.project(self.denoiser(x, t, **cond))
 
 
 @dataclass(frozen=True)

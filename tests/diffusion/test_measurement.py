@@ -161,6 +161,7 @@ def test_replacement_puts_known_elements_in_place() -> None:
     found = Replacement(exact_denoiser(LinearFlow()), observed(hidden, mask))(x, TIMES)
     torch.testing.assert_close(found[..., MASK], y[..., MASK].expand(3, -1, -1), rtol=1e-14, atol=1e-15)
     torch.testing.assert_close(found[..., ~MASK], exact_denoiser(LinearFlow())(x, TIMES)[..., ~MASK])
+    torch.testing.assert_close(observed(hidden, mask).project(found), found)
 
 
 def euler(denoiser: Callable[..., Tensor], x: Tensor, steps: int) -> Tensor:
