@@ -132,7 +132,9 @@ def load_model(source: str | Path, device: torch.device | str | None = None) -> 
         _import_classes(config["model"])
         model = from_config(config["model"])
     except RecursionError:
-        raise CheckpointError(f"{folder / 'config.json'} is nested too deeply to be a model of mmdiff") from None
+        raise CheckpointError(
+            f"{folder / 'config.json'} is nested too deeply to be a model of mmdiff"
+        ) from None
     if not isinstance(model, nn.Module):
         raise CheckpointError(
             f"{folder / 'config.json'}: model must be a network, got {type(model).__name__}"
@@ -256,4 +258,8 @@ def _import_classes(config: Any) -> None:
         ):
             if not unknown_classes(config):
                 return
-            importlib.import_module(module.name)
+            try:
+                importlib.import_module(module.name)
+            except ModuleNotFoundError as error:
+                if str(error.name).startswith("mmdiff"):
+                    raise  # else it belongs to an extra that is not installed, and the class will be missing

@@ -69,7 +69,9 @@ def to_config(value: Any) -> Any:
         return [to_config(v) for v in value]
     if isinstance(value, dict):
         if "class" in value or not all(isinstance(key, str) for key in value):
-            raise CheckpointError(f"a stored dict must have names for keys, and none of them 'class': {value}")
+            raise CheckpointError(
+                f"a stored dict must have names for keys, and none of them 'class': {value}"
+            )
         return {k: to_config(v) for k, v in value.items()}
     cls = type(value)
     if _CLASSES.get(cls.__name__) is cls:

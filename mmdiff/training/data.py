@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -57,28 +62,55 @@ class MicroBatches(Sampler[list[int]]):
             yield list(range(start + self.rank, start + part, self.ranks))
 
 
-def _outlive_signals(worker: int) -> None:
-    # Ctrl-C and schedulers signal the whole process group; the trainer still needs its workers to finish
-    # the step. A second SIGTERM ends the worker, as the loader itself may send one.
+def _outlive_signals(leaving: Any, worker: int) -> None:
+    # Ctrl-C and schedulers signal the whole process group, but the trainer needs its workers to finish the
+    # step. Once it leaves, a SIGTERM is the loader's or the interpreter's own, and must work.
+    def on_term(number: int, frame: FrameType | None) -> None:
+        if leaving.value:
+            os._exit(0)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, on_term)
 
 
-def make_loader(
+@contextlib.contextmanager
+def loaded(
     dataset: Any,
-    batches: MicroBatches,
+    indices: MicroBatches,
     *,
     workers: int,
     collate: Callable[[list[Any]], Any] | None,
     pin: bool,
-) -> DataLoader[Any]:
-    """Loader over ``batches`` that leaves the global random state alone."""
-    return DataLoader(
+) -> Iterator[Iterator[Any]]:
+    """Batches of ``dataset`` at ``indices``; the global random state is left alone.
+
+    Parameters
+    ----------
+    dataset : IndexedData
+    indices : MicroBatches
+    workers : int >= 0
+        Processes that load ahead; they survive signals to the process group as long as the block runs.
+    collate : callable or None
+        From a list of items to a batch; default: PyTorch's.
+    pin : bool
+        Put batches into memory that a GPU can fetch from.
+
+    Yields
+    ------
+    iterator
+        One batch for each list of indices.
+    """
+    leaving = multiprocessing.RawValue("b", 0)
+    loader: DataLoader[Any] = DataLoader(
         dataset,
-        batch_sampler=batches,
+        batch_sampler=indices,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=functools.partial(_outlive_signals, leaving),
         generator=torch.Generator(),  # else the loader draws a seed from the global generator
     )
+    try:
+        yield iter(loader)
+    finally:
+        leaving.value = 1

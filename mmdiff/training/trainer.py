@@ -6,7 +6,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mmdiff.errors import InputError, RecipeError
-from mmdiff.training.data import IndexedData, MicroBatches, make_loader
+from mmdiff.training.data import IndexedData, MicroBatches, loaded
 from mmdiff.training.ema import EMA, Profile
 from mmdiff.training.folder import RunFolder
 from mmdiff.training.log import RunLog, Validation
@@ -207,10 +207,13 @@ class Trainer:
 
     def _run(self, step: int, signals: StopSignals) -> None:
         if step and self._due(step, self.validate_every):
-            self._validate(step)  # unless it was stopped before this validation, it has been done: see there
-        batches = iter(self._loader(step))
-        means = Means()
+            self._validate(step)  # the run may have been stopped between its checkpoint and its validation
         self.task.train()
+        with self._batches(step) as batches:
+            self._loop(step, batches, signals)
+
+    def _loop(self, step: int, batches: Iterator[Any], signals: StopSignals) -> None:
+        means = Means()
         while step < self.steps:
             rate = self._learning_rate(step)
             totals, bad, stop = self._updater(step, batches, learning_rate=rate, stop=signals.received)
@@ -233,13 +236,12 @@ class Trainer:
     def _due(self, step: int, every: int) -> bool:
         return step == self.steps or (every > 0 and step % every == 0)
 
-    def _loader(self, step: int) -> Any:
-        s, here = self.settings, self.accelerator
-        indices = MicroBatches(
-            step, self.steps, s["batch_size"], s["accumulate"], here.process_index, here.num_processes
-        )
-        pin = here.device.type == "cuda"
-        return make_loader(self.dataset, indices, workers=self._workers, collate=self._collate, pin=pin)
+    def _batches(self, step: int) -> contextlib.AbstractContextManager[Iterator[Any]]:
+        size, parts = self.settings["batch_size"], self.settings["accumulate"]
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        indices = MicroBatches(step, self.steps, size, parts, rank, ranks)
+        pin = self.accelerator.device.type == "cuda"
+        return loaded(self.dataset, indices, workers=self._workers, collate=self._collate, pin=pin)
 
     def _report_bad(self, step: int, bad: dict[str, float]) -> None:
         row = self._updater.bad

@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_run
 import torch
-from tiny_run import make_trainer
+from tiny_run import make_trainer, run
 
 from mmdiff.errors import CheckpointError, RecipeError
 from mmdiff.training.checkpoint import Checkpoint, latest_checkpoint, list_checkpoints, read_checkpoint
 
-SCRIPT = Path(tiny_run.__file__)
-ROOT = SCRIPT.parents[2]
+HERE = Path(__file__).parent
 
 
-def start(folder: Path, environment: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
-    arguments = [f"{name}={json.dumps(value)}" for name, value in options.items()]
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder), *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def start() -> Iterator[Callable[..., BaseProcess]]:
+    """Start runs in fresh processes, forked from a clean one that has PyTorch imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mmdiff.training"])
+    started = []
+
+    def launch(
+        folder: Path, environment: Mapping[str, str] = {}, *, resume: bool = False, **options: Any
+    ) -> BaseProcess:
+        process = context.Process(target=run, args=(folder, dict(environment), resume, options))
+        process.start()
+        started.append(process)
+        return process
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(HERE.parents[1]), str(HERE))))
+        yield launch
+    for process in started:
+        process.kill()
 
 
 def newest(folder: Path) -> Checkpoint:
@@ -97,15 +107,16 @@ def test_a_signal_at_a_random_step_saves_and_exits_and_resuming_is_exact(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_stopped_from_outside_resumes_exactly(
-    tmp_path: Path, uninterrupted: Path, number: signal.Signals
+    tmp_path: Path, uninterrupted: Path, number: signal.Signals, start: Callable[..., BaseProcess]
 ) -> None:
     process = start(tmp_path, pause=0.1, workers=1)
-    while len(list_checkpoints(tmp_path / "checkpoints")) == 0 and process.poll() is None:
+    while len(list_checkpoints(tmp_path / "checkpoints")) == 0 and process.is_alive():
         time.sleep(0.02)
     time.sleep(random.uniform(0, 0.8))
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == (143 if number == signal.SIGTERM else -9), output
+    assert process.pid is not None
+    os.killpg(process.pid, number)  # as Ctrl-C and schedulers do
+    process.join(60)
+    assert process.exitcode == (143 if number == signal.SIGTERM else -9)
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"kind": "train", "st')  # a line cut short
     make_trainer(tmp_path).fit(resume=True)
@@ -113,16 +124,26 @@ def test_a_process_stopped_from_outside_resumes_exactly(
     assert train_rows(tmp_path) == train_rows(uninterrupted)
 
 
+def test_an_error_in_the_data_ends_the_run_and_its_workers(
+    tmp_path: Path, start: Callable[..., BaseProcess]
+) -> None:
+    process = start(tmp_path, workers=2, end=50)
+    process.join(60)
+    assert process.exitcode == 1
+
+
 def test_workers_change_nothing(tmp_path: Path, uninterrupted: Path) -> None:
     make_trainer(tmp_path, workers=2).fit()
     assert_same(everything(tmp_path), everything(uninterrupted))
 
 
-def test_two_processes_equal_one_even_when_one_of_them_is_told_to_stop(tmp_path: Path) -> None:
+def test_two_processes_equal_one_even_when_one_of_them_is_told_to_stop(
+    tmp_path: Path, start: Callable[..., BaseProcess]
+) -> None:
     options: dict[str, Any] = {"noise": 0.0, "dropout": 0.0, "steps": 12, "accumulate": 2}
     make_trainer(tmp_path / "one", **options).fit()
 
-    def run_both(**more: Any) -> list[int]:
+    def run_both(**more: Any) -> list[int | None]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
@@ -131,9 +152,9 @@ def test_two_processes_equal_one_even_when_one_of_them_is_told_to_stop(tmp_path:
             start(tmp_path / "two", {**common, "RANK": str(r), "LOCAL_RANK": str(r)}, **options, **more)
             for r in (0, 1)
         ]
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
-        assert outputs is not None
-        return [process.returncode for process in processes]
+        for process in processes:
+            process.join(60)
+        return [process.exitcode for process in processes]
 
     assert run_both(kill=[9, signal.SIGTERM, 1]) == [143, 143]
     stopped = newest(tmp_path / "two").step

@@ -1,10 +1,8 @@
-"""A run small enough for tests, callable and also a script: ``tiny_run.py RUN_DIR [name=JSON ...]``."""
+"""A run small enough for tests, in this process or in one of its own."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,14 @@ from mmdiff.training import Trainer
 
 
 class Points:
-    """Item n: a random point and the sum of its coordinates; NaN where ``bad`` says so."""
+    """Item n: a random point and the sum of its coordinates; NaN where ``bad`` says so; an end if asked."""
 
-    def __init__(self, bad: tuple[int, ...] = ()) -> None:
-        self.bad = bad
+    def __init__(self, bad: tuple[int, ...] = (), end: float = float("inf")) -> None:
+        self.bad, self.end = bad, end
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index >= self.end:
+            raise LookupError(f"no item {index}")
         x = torch.randn(4, generator=torch.Generator().manual_seed(1000 + index))
         return x, x.sum() * (float("nan") if index in self.bad else 1.0)
 
@@ -62,6 +62,7 @@ def make_trainer(
     noise: float = 0.1,
     dropout: float = 0.2,
     bad: tuple[int, ...] = (),
+    end: float = float("inf"),
     kill: tuple[int, int, int] | None = None,
     pause: float = 0.0,
     **options: Any,
@@ -73,11 +74,12 @@ def make_trainer(
         "steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 4, "ema": (0.9, "power:0.1"),
         "checkpoint_every": 8, "log_every": 1, "device": "cpu", "tensorboard": False,
     }  # fmt: skip
-    return Trainer(folder, task, Points(bad), **{**settings, **options})
+    return Trainer(folder, task, Points(bad, end), **{**settings, **options})
 
 
-if __name__ == "__main__":
+def run(folder: Path, environment: dict[str, str], resume: bool, options: dict[str, Any]) -> None:
+    """Train, in a fresh process."""
+    os.setsid()  # so that a test can signal it together with its workers
+    os.environ.update(environment)
     torch.set_num_threads(1)
-    arguments = {name: json.loads(value) for name, value in (a.split("=", 1) for a in sys.argv[2:])}
-    resume = arguments.pop("resume", False)
-    make_trainer(Path(sys.argv[1]), **arguments).fit(resume=resume)
+    make_trainer(folder, **options).fit(resume=resume)
