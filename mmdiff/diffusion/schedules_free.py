@@ -132,7 +132,7 @@ class LinearFlow(Schedule):
 
     def _shift(self, levels: Levels, factor: float) -> Levels:
         norm = levels.alpha + factor * levels.sigma
-        slope = factor / norm**2
+        slope = factor * (levels.alpha * levels.d_sigma - levels.sigma * levels.d_alpha) / norm**2
         return Levels(levels.alpha / norm, factor * levels.sigma / norm, -slope, slope)
 
 

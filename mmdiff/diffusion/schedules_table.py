@@ -144,9 +144,8 @@ def linear_betas(first: float, last: float, count: int) -> tuple[float, ...]:
     require(isinstance(count, int) and count > 0, f"count={count} must be a positive integer; try 1000")
     if count == 1:
         return (float(first),)
-    # Weighted ends rather than first + n * step: both ends come out exactly.
-    spread = count - 1
-    return tuple((first * (spread - n) + last * n) / spread for n in range(count))
+    inner = (first + (last - first) * n / (count - 1) for n in range(count - 1))
+    return (*inner, float(last))  # both ends exactly as given
 
 
 def scaled_linear_betas(first: float, last: float, count: int) -> tuple[float, ...]:

@@ -120,6 +120,7 @@ class ZeroTerminalSNR(VariancePreserving):
         alpha = stretch * self.base._alpha_above_end(t)
         # 1 - alpha' written through 1 - alpha = sigma² / (1 + alpha), which keeps its digits near t = 0
         gap = (first * base.sigma**2 / (1 + base.alpha) - last * first_gap) / (first - last)
+        alpha = torch.where(alpha > 0.5, 1 - gap, alpha)
         sigma = torch.sqrt((1 + alpha) * torch.where(kept, 1.0, gap.clamp(min=0.0)))
         d_alpha = stretch * base.d_alpha
         d_sigma = -alpha * d_alpha / sigma

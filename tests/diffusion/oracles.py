@@ -12,7 +12,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmdiff.diffusion.schedules import Levels, Schedule
+from mmdiff.diffusion.schedules import (
+    EDM,
+    BetaTable,
+    CosineVP,
+    LaplaceVP,
+    Levels,
+    LinearBetaVP,
+    LinearFlow,
+    Schedule,
+    Shifted,
+    SigmoidVP,
+    SubVP,
+    VarianceExploding,
+    ZeroTerminalSNR,
+    ddpm_betas,
+    diffwave_betas,
+    wavegrad_betas,
+)
 
 
 def levels_like(schedule: Schedule, x: Tensor, t: Tensor | float) -> Levels:
@@ -145,3 +162,28 @@ def gaussian(mean: float = 0.0, std: float = 1.0) -> Mixture:
 
 TWO_PEAKS = Mixture((0.3, 0.7), (-1.0, 0.5), (0.1, 0.3))
 """A mixture with two unequal peaks."""
+
+
+def all_schedules() -> dict[str, Schedule]:
+    """Every schedule class, with the settings whose ends differ; transformations included."""
+    plain: dict[str, Schedule] = {
+        "linear": LinearBetaVP(),
+        "linear_from_0": LinearBetaVP(0.0, 20.0),
+        "cosine": CosineVP(),
+        "cosine_offset": CosineVP(0.008),
+        "sigmoid": SigmoidVP(),
+        "sigmoid_cold": SigmoidVP(-3.0, 3.0, 0.3),
+        "laplace": LaplaceVP(),
+        "laplace_smooth": LaplaceVP(0.4, 2.0),
+        "edm": EDM(),
+        "edm_from_0": EDM(0.0, 80.0),
+        "exploding": VarianceExploding(),
+        "sub_vp": SubVP(),
+        "flow": LinearFlow(),
+        "ddpm": BetaTable(ddpm_betas()),
+        "wavegrad": BetaTable(wavegrad_betas()),
+        "diffwave": BetaTable(diffwave_betas()),
+    }
+    shifted = {f"shifted_{name}": Shifted(base, 3.0) for name, base in plain.items()}
+    zero = {f"zero_{name}": ZeroTerminalSNR(base) for name, base in plain.items() if base.variance_preserving}
+    return plain | shifted | zero | {"shifted_zero_ddpm": Shifted(zero["zero_ddpm"], 0.5)}
