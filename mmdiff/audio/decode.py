@@ -160,6 +160,11 @@ class _FFmpegSound:
             self._container.close()
             raise InputError(f"path={str(file)!r} has no sound in it: choose a file with an audio track")
         self._stream: Any = self._container.streams.audio[0]
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise InputError(
+                f"path={str(file)!r} codes its sound in an unknown way: convert it to wav or flac"
+            )
         self.sample_rate: int = self._stream.rate or 0
         self.channels: int = self._stream.channels or 0
         self.container = self._container.format.name.split(",")[0]
