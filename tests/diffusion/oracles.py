@@ -184,6 +184,9 @@ def all_schedules() -> dict[str, Schedule]:
         "wavegrad": BetaTable(wavegrad_betas()),
         "diffwave": BetaTable(diffwave_betas()),
     }
-    shifted = {f"shifted_{name}": Shifted(base, 3.0) for name, base in plain.items()}
-    zero = {f"zero_{name}": ZeroTerminalSNR(base) for name, base in plain.items() if base.variance_preserving}
+    # One base for each way that a transformation can meet the ends.
+    to_shift = ("linear", "cosine", "sigmoid", "edm", "edm_from_0", "sub_vp", "flow", "ddpm")
+    to_rescale = ("linear", "linear_from_0", "sigmoid", "laplace_smooth", "ddpm", "diffwave")
+    shifted = {f"shifted_{name}": Shifted(plain[name], 3.0) for name in to_shift}
+    zero = {f"zero_{name}": ZeroTerminalSNR(plain[name]) for name in to_rescale}
     return plain | shifted | zero | {"shifted_zero_ddpm": Shifted(zero["zero_ddpm"], 0.5)}

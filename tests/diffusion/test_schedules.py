@@ -155,6 +155,14 @@ def test_shape_dtype_and_scalars(schedule: Schedule) -> None:
 
 
 @every_schedule
+def test_results_stay_on_the_device_of_the_times(schedule: Schedule) -> None:
+    # The meta device refuses to meet tensors of another one, and has no data to copy back.
+    t = torch.rand(3, device="meta")
+    results = (*schedule(t), schedule.log_snr(t), schedule.time_of_log_snr(t))
+    assert {result.device.type for result in results} == {"meta"}
+
+
+@every_schedule
 def test_a_model_folder_can_hold_it(schedule: Schedule) -> None:
     again = from_config(to_config(schedule))
     assert again == schedule
