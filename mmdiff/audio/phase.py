@@ -196,13 +196,15 @@ def _features(unit: Tensor, loudness: Tensor, magnitude: Tensor, prior: Tensor, 
 def _filter(taps: Tensor, unit: Tensor, spectrum: Tensor, rotation: Tensor) -> Tensor:
     """Sum of complex taps (B, 18, T, K-1) times the unit phasor and the eight neighbours in ``spectrum``."""
     batch, _, frames, bins = taps.shape
-    weights = torch.view_as_complex(taps.view(batch, 9, 2, frames, bins).permute(0, 1, 3, 4, 2).contiguous())
-    total = weights[:, 0] * unit[..., :bins]
+    # unbind, not indexing: the gradient of an index is a zero-filled copy of everything
+    real, imaginary = (taps.view(batch, 9, 2, frames, bins)).unbind(2)
+    weights = [torch.complex(r, i) for r, i in zip(real.unbind(1), imaginary.unbind(1), strict=True)]
+    total = weights[0] * unit[..., :bins]
     padded = F.pad(spectrum, (1, 1, 1, 1))
     turn = (rotation.conj()[:bins], None, rotation[:bins])
     neighbours = [(dt, dk) for dt in range(3) for dk in range(3) if (dt, dk) != (1, 1)]
     for tap, (dt, dk) in enumerate(neighbours, start=1):
         neighbour = padded[:, dt : dt + frames, dk : dk + bins]
         by = turn[dt]
-        total = total + weights[:, tap] * (neighbour if by is None else neighbour * by)
+        total = total + weights[tap] * (neighbour if by is None else neighbour * by)
     return total

@@ -109,10 +109,10 @@ class Stft:
     def _overlap_add(self, frames: Tensor) -> Tensor:
         batch, count, _ = frames.shape
         hop, parts = self.hop_length, self.n_fft // self.hop_length
-        pieces = frames.reshape(batch, count, parts, hop)
-        total = F.pad(pieces[:, :, 0], (0, 0, 0, parts - 1))
+        pieces = frames.reshape(batch, count, parts, hop).unbind(2)
+        total = F.pad(pieces[0], (0, 0, 0, parts - 1))
         for i in range(1, parts):
-            total = total + F.pad(pieces[:, :, i], (0, 0, i, parts - 1 - i))
+            total = total + F.pad(pieces[i], (0, 0, i, parts - 1 - i))
         return total.reshape(batch, -1)
 
     def _envelope(self, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:

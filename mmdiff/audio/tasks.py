@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -102,6 +103,8 @@ class SpectralTask(nn.Module):
         Share of batches whose mel has another definition than the model's own.
     gradient : int >= 0
         Griffin-Lim iterations that gradients flow through.
+    share : float in (0, 1]
+        Share of the batch that the denoising loss is computed on; less where it only accompanies the other.
     """
 
     def __init__(
@@ -112,11 +115,12 @@ class SpectralTask(nn.Module):
         steps: tuple[int, ...] = (2, 2, 3, 4),
         variety: float = 0.5,
         gradient: int = 2,
+        share: float = 1.0,
     ) -> None:
         super().__init__()
         self.vocoder = vocoder
         self.denoising, self.unrolled, self.steps = denoising, unrolled, steps
-        self.variety, self.gradient = variety, gradient
+        self.variety, self.gradient, self.share = variety, gradient, share
         sigma_data = vocoder.denoiser.sigma_data
         self.objective = Objective(
             vocoder.denoiser.schedule,
@@ -145,15 +149,17 @@ class SpectralTask(nn.Module):
         return vocoder.conditions(spec(sound), spec, frames=vocoder.stft.frames(wave.shape[1]))
 
     def _denoising(self, wave: Tensor, conditions: Conditions, generator: torch.Generator) -> Tensor:
-        vocoder, prior = self.vocoder, conditions.prior
+        vocoder, some = self.vocoder, slice(0, math.ceil(self.share * len(wave)))
+        wave, prior, context = wave[some], conditions.prior[some], conditions.context[some]
         with torch.no_grad():
             x0 = vocoder.to_state(vocoder.stft(wave).abs(), prior)
             t = torch.rand(len(x0), generator=generator, device=x0.device)
             t[: len(t) // 4] = 1 - 0.3 * t[: len(t) // 4]  # few-step samplers live near pure noise
             loudness = (prior / prior.square().mean((1, 2), keepdim=True).sqrt()).clamp(1e-3, 30)
             weight = loudness.sqrt()[:, None, :, :-1]
-        fields = {"prior": prior, "context": conditions.context}
-        losses = self.objective(vocoder.denoiser, x0, generator=generator, weight=weight, t=t, **fields)
+        losses = self.objective(
+            vocoder.denoiser, x0, generator=generator, weight=weight, t=t, prior=prior, context=context
+        )
         return losses.mean()
 
     def _unrolled(self, wave: Tensor, conditions: Conditions, generator: torch.Generator) -> Tensor:

@@ -54,7 +54,7 @@ def main(
     joint_steps: int = 3600,
     joint_rate: float = 1e-3,
     denoising: float = 0.1,
-    unrolled_steps: tuple[int, ...] = (2, 2, 3, 4),
+    unrolled_steps: tuple[int, ...] = (2, 2, 2, 3, 4),
     variety: float = 0.5,
     ema: float = 0.998,
     validate_every: int = 500,
@@ -126,7 +126,7 @@ def main(
     load_weights(task, trainer.fit(resume=resume))
 
     phase.requires_grad_(True)
-    task = SpectralTask(vocoder, denoising, 1.0, unrolled_steps, variety)
+    task = SpectralTask(vocoder, denoising, 1.0, unrolled_steps, variety, share=0.25)
     crops.seed += 1  # crops not seen in this order before
     trainer = Trainer(run_dir / "joint", task, crops, steps=joint_steps, learning_rate=joint_rate, **common)
     load_weights(task, trainer.fit(resume=resume))
