@@ -62,10 +62,14 @@ class MicroBatches(Sampler[list[int]]):
             yield list(range(start + self.rank, start + part, self.ranks))
 
 
-def _outlive_signals(leaving: Any, worker: int) -> None:
+def _outlive_signals(leaving: Any, trainer: int, worker: int) -> None:
     # Ctrl-C and schedulers signal the whole process group, but the trainer needs its workers to finish the
-    # step. Once it leaves, a SIGTERM is the loader's or the interpreter's own, and must work.
+    # step. Once it leaves or is gone, a SIGTERM must work.
     def on_term(number: int, frame: FrameType | None) -> None:
+        try:
+            os.kill(trainer, 0)
+        except ProcessLookupError:
+            os._exit(0)
         if leaving.value:
             os._exit(0)
 
@@ -107,7 +111,7 @@ def loaded(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
-        worker_init_fn=functools.partial(_outlive_signals, leaving),
+        worker_init_fn=functools.partial(_outlive_signals, leaving, os.getpid()),
         generator=torch.Generator(),  # else the loader draws a seed from the global generator
     )
     try:

@@ -203,6 +203,7 @@ class Trainer:
             self._log.row("resume" if step else "start", step, {"settings": self.settings})
             self._report.start(step)
             self._run(step, signals)
+            say(f"finished {self.steps} steps; saved in {self._folder.path(self.steps)}")
         return self._folder.path(self.steps)
 
     def _run(self, step: int, signals: StopSignals) -> None:

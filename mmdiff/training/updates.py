@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import DistributedDataParallelKwargs, send_to_device
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, send_to_device
 from torch import Tensor, nn
 
-from mmdiff.errors import InputError
+from mmdiff.errors import InputError, RecipeError
 from mmdiff.training.data import step_seed
 from mmdiff.training.ema import EMA
 
@@ -45,9 +46,14 @@ def make_accelerator(device: str | None, precision: str) -> Accelerator:
     on_cpu = device == "cpu" or (device is None and not fast)
     if on_cpu and precision == "fp16":
         raise InputError("precision='fp16' needs a GPU; use 'bf16' or 'no' on the CPU")
-    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    handlers = [
+        # A task may leave parameters out of a step, say those of a second stage.
+        DistributedDataParallelKwargs(gradient_as_bucket_view=True, find_unused_parameters=True),
+        # The other processes wait while the main one validates.
+        InitProcessGroupKwargs(timeout=datetime.timedelta(hours=2)),
+    ]
     try:
-        accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, kwargs_handlers=[ddp])
+        accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, kwargs_handlers=handlers)
     except ValueError as error:
         raise InputError(f"precision={precision!r} does not work here: {error}") from None
     if device not in (None, accelerator.device.type):
@@ -156,6 +162,9 @@ class Updater:
         last = micro + 1 == self._accumulate
         with contextlib.nullcontext() if last else self._accelerator.no_sync(self._model):
             outputs: dict[str, Tensor] = self._model(batch, generator)
+            if "loss" not in outputs or outputs["loss"].ndim:
+                shapes = {name: tuple(value.shape) for name, value in outputs.items()}
+                raise RecipeError(f'the task must return a scalar tensor "loss", got the shapes {shapes}')
             self._accelerator.backward(outputs["loss"] / self._accumulate)
         return outputs
 

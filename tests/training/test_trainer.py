@@ -229,6 +229,13 @@ def test_wrong_arguments_are_named(tmp_path: Path, options: dict[str, Any], mess
         make_trainer(tmp_path, **options)
 
 
+def test_the_loss_must_be_there_and_be_one_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for outputs in ({"losses": torch.ones(())}, {"loss": torch.ones(3, requires_grad=True)}):
+        monkeypatch.setattr(Regression, "forward", lambda self, batch, generator, outputs=outputs: outputs)
+        with pytest.raises(RecipeError, match='scalar tensor "loss", got the shapes'):
+            make_trainer(tmp_path).fit()
+
+
 def test_best_must_name_a_metric(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="best='stoi' must name a metric of the validation: pesq, first"):
         make_trainer(tmp_path, steps=2, validate=validation, best="stoi").fit()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,23 @@ class Regression(nn.Module):
         self.register_buffer("calls", torch.zeros(()))
         self.noise = noise
         self.kill: tuple[int, int, int] | None = None
-        self.pause = 0.0
 
     def forward(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         x, y = batch
         x = x + self.noise * torch.randn(x.shape, generator=generator)
         self.calls += 1
-        time.sleep(self.pause)
         if self.kill is not None and int(self.calls) == self.kill[0] and rank() == self.kill[2]:
-            os.kill(os.getpid(), self.kill[1])
+            send_signal(self.kill[1])
         error = self.net(x).squeeze(1) - y
         return {"loss": error.square().mean(), "mean_error": error.mean()}
+
+
+def send_signal(number: int) -> None:
+    """To this process; if it leads its group, to all of it, as Ctrl-C and schedulers do."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), number)
+    else:
+        os.kill(os.getpid(), number)
 
 
 def rank() -> int:
@@ -64,12 +70,11 @@ def make_trainer(
     bad: tuple[int, ...] = (),
     end: float = float("inf"),
     kill: tuple[int, int, int] | None = None,
-    pause: float = 0.0,
     **options: Any,
 ) -> Trainer:
     """Build a trainer; ``kill=(call, signal, rank)`` sends that rank a signal during that call."""
     task = Regression(noise, dropout)
-    task.kill, task.pause = kill, pause
+    task.kill = kill
     settings: dict[str, Any] = {
         "steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 4, "ema": (0.9, "power:0.1"),
         "checkpoint_every": 8, "log_every": 1, "device": "cpu", "tensorboard": False,
@@ -79,7 +84,8 @@ def make_trainer(
 
 def run(folder: Path, environment: dict[str, str], resume: bool, options: dict[str, Any]) -> None:
     """Train, in a fresh process."""
-    os.setsid()  # so that a test can signal it together with its workers
+    multiprocessing.set_start_method("fork", force=True)  # of data workers, as outside of tests
+    os.setsid()  # a group of its own, with its workers
     os.environ.update(environment)
     torch.set_num_threads(1)
     make_trainer(folder, **options).fit(resume=resume)
