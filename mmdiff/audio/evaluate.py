@@ -1,0 +1,243 @@
+"""How good a vocoder is: copy-synthesis of recordings, measured against them and against baselines."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmdiff.audio import io
+from mmdiff.audio.baselines import griffin_lim_at_rate, without_network
+from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.metrics import evaluate, log_spectral_distance
+from mmdiff.audio.spectral import SpectralVocoder
+from mmdiff.audio.vocoder import Vocoder
+from mmdiff.errors import InputError
+from mmdiff.progress import track
+
+MEASURES = ("pesq", "stoi", "log_mel_l1", "mcd", "lsd", "mr_stft")
+"""Measures reported by default; the pitch measures take several times as long as all of these."""
+
+
+class System(NamedTuple):
+    """Something that makes sound of a mel spectrogram."""
+
+    name: str
+    steps: int | None
+    synthesise: Callable[[Tensor, int, int], Tensor]
+    """``(mel (n_mels, frames), samples, seed) -> (samples,)``."""
+    stochastic: bool
+
+
+@dataclass
+class Score:
+    """How one system did.
+
+    Attributes
+    ----------
+    system : str
+    steps : int or None
+        Network evaluations.
+    metrics : dict
+        Mean over files and seeds of each measure.
+    spread : dict
+        Standard deviation, between seeds, of its mean over files; empty for a single seed.
+    diversity : float or None
+        Log-spectral distance in dB between the sounds of two seeds, mean over files.
+    real_time_factor : float
+        Seconds of computation, on one thread, per second of sound.
+    files, seeds : int
+    per_file : dict
+        Measures of each file by its name, means over seeds.
+    """
+
+    system: str
+    steps: int | None
+    metrics: dict[str, float]
+    spread: dict[str, float]
+    diversity: float | None
+    real_time_factor: float
+    files: int
+    seeds: int
+    per_file: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def evaluate_vocoder(
+    voc: Vocoder,
+    files: Sequence[Path],
+    steps: Sequence[int] = (1, 2, 4, 8),
+    *,
+    mel_spec: MelSpec | None = None,
+    seeds: Sequence[int] = (0, 1),
+    measures: Sequence[str] = MEASURES,
+    baselines: bool = True,
+    name: str = "model",
+    progress: bool = True,
+) -> list[Score]:
+    """Measure copy-synthesis of recordings.
+
+    Computation runs on one thread, so that real-time factors mean "on one core" where the device is the CPU.
+
+    Parameters
+    ----------
+    voc : Vocoder
+    files : sequence of Path
+        Recordings; resampled to the model's rate, channels averaged.
+    steps : sequence of int
+        Numbers of network evaluations to try.
+    mel_spec : MelSpec, optional
+        Definition of the spectrograms given to the model; default: its own.
+    seeds : sequence of int
+        Systems that draw noise are run with each.
+    measures : sequence of str
+        Keys of :data:`mmdiff.audio.metrics.METRICS`.
+    baselines : bool
+        Also measure Griffin-Lim from the same mel, the pipeline without its network, and zero noise.
+    name : str
+        What to call the model.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    list of Score
+        Baselines first, then the model by steps.
+
+    Raises
+    ------
+    InputError
+        There are no files, one cannot be read, or a measure's package is missing.
+    """
+    if not files or not seeds:
+        raise InputError(f"files={len(files)} and seeds={len(seeds)}: there must be at least one of each")
+    spec = mel_spec or voc.mel_spec
+    systems = [*(_baselines(voc, spec) if baselines else ()), *(_at(voc, spec, n, name) for n in steps)]
+    tallies = [_Tally(system, seeds if system.stochastic else seeds[:1], measures) for system in systems]
+    with _one_thread(), torch.inference_mode():
+        for number, path in enumerate(track(files, "evaluating", show=progress)):
+            wave, rate = io.read(path, sample_rate=voc.sample_rate)
+            mel = spec(io.resample(wave, rate, spec.sample_rate))[0].to(voc.device)
+            longest = round(mel.shape[-1] * spec.hop_length * rate / spec.sample_rate)
+            for tally in tallies:
+                if number == 0:  # caches and thread pools are not what is timed
+                    tally.system.synthesise(mel, min(wave.shape[1], longest), seeds[0])
+                tally.add(str(path), wave[0], mel, min(wave.shape[1], longest), rate)
+    return [tally.score() for tally in tallies]
+
+
+def _at(voc: Vocoder, spec: MelSpec, steps: int | None, name: str, temperature: float = 1.0) -> System:
+    def synthesise(mel: Tensor, samples: int, seed: int) -> Tensor:
+        options = {"steps": steps, "seed": seed, "samples": samples, "temperature": temperature}
+        return torch.cat(list(voc.stream(mel[None], mel_spec=spec, **options)), -1)[0]  # type: ignore[arg-type]
+
+    used = steps or int(voc.model.default_steps)  # type: ignore[arg-type]
+    return System(name, used, synthesise, temperature > 0)
+
+
+def _baselines(voc: Vocoder, spec: MelSpec) -> Iterator[System]:
+    rate, model = voc.sample_rate, voc.model
+    yield System(
+        "Griffin-Lim, 60 iterations",
+        None,
+        lambda mel, samples, seed: griffin_lim_at_rate(mel, spec, rate, samples, seed),
+        False,
+    )
+    if isinstance(model, SpectralVocoder):
+        yield System(
+            "no network", None, lambda mel, samples, _: without_network(model, mel, spec, samples), False
+        )
+    yield _at(voc, spec, None, "zero noise", temperature=0.0)
+
+
+class _Tally:
+    """What one system has done so far."""
+
+    def __init__(self, system: System, seeds: Sequence[int], measures: Sequence[str]) -> None:
+        self.system, self.seeds, self.measures = system, seeds, measures
+        self.values: dict[str, list[dict[str, float]]] = {}  # by file, a dict for each seed
+        self.distances: list[float] = []
+        self.elapsed = self.seconds = 0.0
+
+    def add(self, file: str, wave: Tensor, mel: Tensor, samples: int, rate: int) -> None:
+        """Synthesise a file with every seed and measure the results."""
+        made = [self._timed(mel, samples, seed, rate) for seed in self.seeds]
+        self.values[file] = [evaluate(wave[: len(sound)], sound, rate, self.measures) for sound in made]
+        if len(made) > 1:
+            self.distances.append(log_spectral_distance(made[0], made[1], rate))
+
+    def _timed(self, mel: Tensor, samples: int, seed: int, rate: int) -> Tensor:
+        start = time.perf_counter()
+        sound = self.system.synthesise(mel, samples, seed).cpu()
+        self.elapsed += time.perf_counter() - start
+        self.seconds += len(sound) / rate
+        return sound
+
+    def score(self) -> Score:
+        """Take means, leaving out what does not exist (nan)."""
+        table = np.array([[[v[m] for m in self.measures] for v in seeds] for seeds in self.values.values()])
+        by_seed = np.nanmean(table, axis=0)  # (seeds, measures)
+        spread = by_seed.std(0, ddof=1) if len(self.seeds) > 1 else ()
+        return Score(
+            system=self.system.name,
+            steps=self.system.steps,
+            metrics=dict(zip(self.measures, map(float, by_seed.mean(0)), strict=True)),
+            spread=dict(zip(self.measures, map(float, spread), strict=False)),
+            diversity=float(np.nanmean(self.distances)) if self.distances else None,
+            real_time_factor=self.elapsed / self.seconds,
+            files=len(self.values),
+            seeds=len(self.seeds),
+            per_file={
+                file: dict(zip(self.measures, map(float, np.mean(rows, axis=0)), strict=True))
+                for file, rows in zip(self.values, table, strict=True)
+            },
+        )
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def evaluate_files(
+    pairs: Sequence[tuple[Path, Path]], measures: Sequence[str] = MEASURES, progress: bool = True
+) -> dict[str, dict[str, float]]:
+    """Measure sound files against references, at the lower of the two sampling rates.
+
+    Parameters
+    ----------
+    pairs : sequence of (reference, estimate)
+    measures : sequence of str
+    progress : bool
+
+    Returns
+    -------
+    dict
+        Measures by the estimate's name, and their means under "mean".
+
+    Raises
+    ------
+    InputError
+        A file cannot be read or the two differ in length by more than 20 ms.
+    """
+    results = {}
+    for reference, estimate in track(pairs, "measuring", show=progress):
+        rate = min(io.info(reference).sample_rate, io.info(estimate).sample_rate)
+        waves = [io.read(path, sample_rate=rate)[0][0] for path in (reference, estimate)]
+        try:
+            results[str(estimate)] = evaluate(waves[0], waves[1], rate, measures)
+        except InputError as error:
+            raise InputError(f"{estimate}: {error}") from None
+    means = {name: float(np.nanmean([r[name] for r in results.values()])) for name in measures}
+    return {**results, "mean": means}

@@ -1,0 +1,189 @@
+"""Vocode files: sound (copy-synthesis) or mel spectrograms in, sound files out, in bounded memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmdiff.audio import io
+from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.mel_check import check
+from mmdiff.audio.mel_files import MEL_SUFFIXES, read_mel
+from mmdiff.audio.mel_stream import stream_mel
+from mmdiff.audio.vocoder import Vocoder
+from mmdiff.errors import InputError
+from mmdiff.progress import track
+
+BLOCK_SECONDS = 10.0
+LONG_BYTES = 1 << 23  # of a sound file whose reading is worth a progress bar
+
+
+@dataclass(frozen=True)
+class Vocoded:
+    """One sound that was made.
+
+    Attributes
+    ----------
+    input, output : Path
+    seconds : float
+        Length of the sound.
+    elapsed : float, seconds
+        Time spent in the model; reading, analysing and writing files are not counted.
+    steps : int
+        Network evaluations.
+    notes : tuple of str
+        What was done to the input to make it fit.
+    mel : Tensor, shape (n_mels, frames)
+        Spectrogram the sound was made from.
+    spec : MelSpec
+        Its definition.
+    is_copy : bool
+        The input is sound: a reference to compare with.
+    """
+
+    input: Path
+    output: Path
+    seconds: float
+    elapsed: float
+    steps: int
+    notes: tuple[str, ...]
+    mel: Tensor
+    spec: MelSpec
+    is_copy: bool
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computation per second of sound."""
+        return self.elapsed / self.seconds
+
+
+def vocode_file(
+    voc: Vocoder,
+    source: str | Path,
+    target: str | Path,
+    *,
+    mel_spec: MelSpec | None = None,
+    steps: int | None = None,
+    sampler: str | None = None,
+    seed: int = 0,
+    temperature: float = 1.0,
+    progress: bool = False,
+) -> Iterator[Vocoded]:
+    """Make the sound of a mel spectrogram in a file, or of a sound file's spectrogram.
+
+    Parameters
+    ----------
+    voc : Vocoder
+    source : path
+        Sound, of which ``voc`` hears the spectrogram only, or what :func:`read_mel` reads.
+    target : path ending in .wav, .flac, .ogg or .mp3
+        Its folder must exist. A batch of n > 1 spectrograms gives n files, numbered before the suffix.
+    mel_spec : MelSpec, optional
+        Definition to read or to compute the spectrogram by. Default: what the file states, else the model's.
+    steps, sampler, seed, temperature
+        As for :meth:`Vocoder.__call__`; the items of a batch take ``seed``, ``seed + 1``, ...
+    progress : bool
+        Show progress bars for long sound.
+
+    Yields
+    ------
+    Vocoded
+        One for each sound, after its file is complete.
+
+    Raises
+    ------
+    InputError
+        The source cannot be read or does not fit, or the target cannot be written.
+    """
+    source, target = Path(source).expanduser(), Path(target).expanduser()
+    if is_copy := source.suffix.lower() not in MEL_SUFFIXES:
+        spec = mel_spec or voc.mel_spec
+        mel, seconds = analyse(source, spec, progress=progress)
+        mels = mel
+        notes: tuple[str, ...] = ()
+        samples: int | None = min(round(seconds * voc.sample_rate), _longest(voc, mel, spec))
+    else:
+        mels, stated = read_mel(source)
+        spec = mel_spec or stated or voc.mel_spec
+        checked = check(mels, spec)
+        mels, notes, samples = checked.mel, tuple(checked.notes), None
+    for i, mel in enumerate(mels):
+        path = target if len(mels) == 1 else target.with_stem(f"{target.stem}-{i}")
+        blocks = voc.stream(
+            mel[None],
+            mel_spec=spec,
+            steps=steps,
+            sampler=sampler,
+            seed=seed + i,
+            temperature=temperature,
+            samples=samples,
+            progress=progress,
+        )
+        length, elapsed = _write(path, blocks, voc.sample_rate)
+        used = steps or int(voc.model.default_steps)  # type: ignore[arg-type]
+        yield Vocoded(source, path, length, elapsed, used, (*notes, *voc.notes), mel, spec, is_copy)
+
+
+def analyse(path: Path, spec: MelSpec, *, progress: bool = False) -> tuple[Tensor, float]:
+    """Mel spectrogram of a sound file of any length, its channels averaged.
+
+    Returns
+    -------
+    mel : Tensor, shape (1, n_mels, frames)
+    seconds : float
+        Length of the sound.
+    """
+    samples = 0
+
+    def counted(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        nonlocal samples
+        for block in blocks:
+            samples += block.shape[-1]
+            yield block
+
+    show = progress and path.is_file() and path.stat().st_size > LONG_BYTES
+    blocks = track(
+        io.stream(path, BLOCK_SECONDS, sample_rate=spec.sample_rate), f"reading {path.name}", show=show
+    )
+    with torch.inference_mode():
+        mel = torch.cat(list(stream_mel(counted(blocks), spec)), -1)
+    return mel, samples / spec.sample_rate
+
+
+def _longest(voc: Vocoder, mel: Tensor, spec: MelSpec) -> int:
+    return round(mel.shape[-1] * spec.hop_length * voc.sample_rate / spec.sample_rate)
+
+
+def _write(path: Path, blocks: Iterator[Tensor], sample_rate: int) -> tuple[float, float]:
+    """Write sound block by block; return its seconds and the seconds its making took."""
+    elapsed, start = 0.0, time.perf_counter()
+    with io.writer(path, sample_rate, 1) as file:
+        for block in blocks:
+            wave = block[0].cpu()  # waits for the device: its time counts
+            elapsed += time.perf_counter() - start
+            file.write(wave)
+            start = time.perf_counter()
+        return file.frames / sample_rate, elapsed
+
+
+def compare(
+    reference: Path, made: Path, sample_rate: int, names: Sequence[str], longest: float
+) -> dict[str, float]:
+    """Measure a sound file against the one it was made from, over at most the first ``longest`` seconds."""
+    from mmdiff.audio.metrics import evaluate
+
+    waves = [io.read(p, sample_rate=sample_rate, duration=longest)[0][0] for p in (reference, made)]
+    reference_wave, made_wave = _same_length(waves)
+    return evaluate(reference_wave, made_wave, sample_rate, names)
+
+
+def _same_length(waves: list[Tensor]) -> list[Tensor]:
+    shortest = min(wave.shape[-1] for wave in waves)
+    if shortest == 0:
+        raise InputError("there is no sound to compare")
+    return [wave[:shortest] for wave in waves]

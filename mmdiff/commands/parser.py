@@ -1,0 +1,123 @@
+"""Typed functions as command lines: every parameter an option, every docstring its help."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import docstring_parser
+from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
+
+SHORT = {"out": "-o"}
+"""Options that have a short name too."""
+REST = "rest"
+"""Parameter that takes whatever follows the positional ones, unread."""
+
+
+class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keep the line breaks of description and examples; say of types and defaults only what helps."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        plain = action.default in (None, False, argparse.SUPPRESS) or not action.option_strings
+        return text if plain or "efault" in text else f"{text} (default: %(default)s)"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a docstring says: first line, following text, examples, and each parameter's meaning."""
+
+    summary: str
+    details: str
+    examples: str
+    parameters: Mapping[str, str]
+
+
+def describe(function: Callable) -> Description:
+    """Take apart a docstring in numpy's or Google's style."""
+    doc = docstring_parser.parse(inspect.getdoc(function) or "", docstring_parser.DocstringStyle.AUTO)
+    examples = "\n".join(example.description or "" for example in doc.examples)
+    parameters = {p.arg_name: " ".join((p.description or "").split()) for p in doc.params}
+    return Description(doc.short_description or "", doc.long_description or "", examples, parameters)
+
+
+def build_parser(function: Callable, prog: str, config: bool = False) -> ArgumentParser:
+    """Make the parser whose result can be passed to a function.
+
+    Parameters without a default are positional, a list among them takes one value or more; booleans are
+    flags; the rest are options of the annotated type, their names written with hyphens. With ``config``
+    nothing is positional.
+
+    Parameters
+    ----------
+    function : callable
+        Annotated, with a docstring that :func:`describe` can read.
+    prog : str
+        Name in the usage line.
+    config : bool
+        Offer ``--config file.yaml``, whose keys are the parameters' names; unknown keys are errors. Options
+        can then be written like those keys, too.
+
+    Returns
+    -------
+    ArgumentParser
+    """
+    about = describe(function)
+    parser = ArgumentParser(
+        prog=prog,
+        description="\n\n".join(filter(None, (about.summary, about.details))),
+        epilog=f"examples:\n{_indented(about.examples)}" if about.examples else None,
+        formatter_class=_Formatter,
+    )
+    if config:
+        parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    types = typing.get_type_hints(function)
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name != REST:
+            names, settings = _argument(parameter, types[parameter.name], config)
+            parser.add_argument(*names, help=about.parameters.get(parameter.name, ""), **settings)
+    return parser
+
+
+def _argument(parameter: inspect.Parameter, kind: Any, config: bool) -> tuple[list[str], dict[str, Any]]:
+    """Names and settings for ``add_argument``; with ``config`` names are first of all a YAML file's keys."""
+    name, is_list = parameter.name, typing.get_origin(kind) is list
+    if parameter.default is parameter.empty and not config:
+        many = {"nargs": "+", "type": typing.get_args(kind)[0]} if is_list else {"type": kind}
+        return [name], {"metavar": "IN" if name == "inputs" else name.upper(), **many}
+    spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+    names = [*filter(None, [SHORT.get(name)]), *(reversed(spellings) if config else list(spellings)[:1])]
+    if parameter.default is parameter.empty:
+        return names, {"type": kind, "required": True}
+    if kind is bool:
+        # A flag that may take a value, --resume true, would swallow a file name after it.
+        flag = {"action": ActionYesNo, "nargs": "?"} if config else {"action": "store_true"}
+        return names, {**flag, "default": parameter.default}
+    if is_list:
+        return names, {"nargs": "+", "type": typing.get_args(kind)[0], "default": parameter.default}
+    return names, {"type": kind, "default": parameter.default}
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def parse(function: Callable, argv: list[str], prog: str, config: bool = False) -> dict[str, Any]:
+    """Read a command line into a function's keyword arguments.
+
+    Raises
+    ------
+    SystemExit
+        Help was asked for (status 0), or the command line does not fit (status 2); either has been printed.
+    """
+    rest: list[str] = []
+    if REST in inspect.signature(function).parameters:
+        argv, rest = argv[:1], argv[1:]
+    parser = build_parser(function, prog, config)
+    parsed = parser.instantiate_classes(parser.parse_args(argv))
+    arguments = {key: value for key, value in vars(parsed).items() if key != "config"}
+    return {**arguments, REST: rest} if rest or REST in inspect.signature(function).parameters else arguments
