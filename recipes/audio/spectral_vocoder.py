@@ -51,8 +51,9 @@ def main(
     batch_size: int = 8,
     magnitude_steps: int = 5000,
     magnitude_rate: float = 2e-3,
-    joint_steps: int = 3600,
-    joint_rate: float = 1e-3,
+    joint_steps: int = 4500,
+    joint_batch: int = 4,
+    joint_rate: float = 6e-4,
     denoising: float = 0.1,
     unrolled_steps: tuple[int, ...] = (2, 2, 2, 3, 4),
     variety: float = 0.5,
@@ -82,10 +83,11 @@ def main(
         bands: Frequency bands that share weights.
         iterations: Griffin-Lim iterations between the networks.
         crop_frames: Length of training crops in hops.
-        batch_size: Crops per update.
+        batch_size: Crops per update of the first training.
         magnitude_steps: Updates of the first training.
         magnitude_rate: Its peak learning rate.
         joint_steps: Updates of the second.
+        joint_batch: Its crops per update.
         joint_rate: Its peak learning rate.
         denoising: Weight of the denoising loss in the second.
         unrolled_steps: Numbers of network evaluations to train the sampler for.
@@ -113,22 +115,37 @@ def main(
     )
     validate = vocoder_validation(find_audio(data, layout, "valid"), device=device)
     common = {
-        "batch_size": batch_size, "weight_decay": 0.01, "warmup_steps": 100, "ema": (ema,), "seed": seed,
-        "validate": validate, "validate_every": validate_every, "checkpoint_every": checkpoint_every,
-        "workers": workers, "device": device,
+        "weight_decay": 0.01, "warmup_steps": 100, "ema": (ema,), "seed": seed, "validate": validate,
+        "validate_every": validate_every, "checkpoint_every": checkpoint_every, "workers": workers,
+        "device": device,
     }  # fmt: skip
 
     phase.requires_grad_(False)
     task = SpectralTask(vocoder, denoising=1.0, unrolled=0.0, variety=variety)
     trainer = Trainer(
-        run_dir / "magnitude", task, crops, steps=magnitude_steps, learning_rate=magnitude_rate, **common
+        run_dir / "magnitude",
+        task,
+        crops,
+        steps=magnitude_steps,
+        batch_size=batch_size,
+        learning_rate=magnitude_rate,
+        **common,
     )
     load_weights(task, trainer.fit(resume=resume))
 
     phase.requires_grad_(True)
-    task = SpectralTask(vocoder, denoising, 1.0, unrolled_steps, variety, share=0.25)
+    task = SpectralTask(vocoder, denoising, 1.0, unrolled_steps, variety, share=0.5)
     crops.seed += 1  # crops not seen in this order before
-    trainer = Trainer(run_dir / "joint", task, crops, steps=joint_steps, learning_rate=joint_rate, **common)
+    trainer = Trainer(
+        run_dir / "joint",
+        task,
+        crops,
+        steps=joint_steps,
+        batch_size=joint_batch,
+        learning_rate=joint_rate,
+        grad_clip=0.5,  # gradients through Griffin-Lim have a long tail
+        **common,
+    )
     load_weights(task, trainer.fit(resume=resume))
     save_model(vocoder, run_dir / "model")
 
