@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from mmdiff.errors import CheckpointError, RecipeError
-from mmdiff.training import lr
+from mmdiff.errors import CheckpointError, InputError, RecipeError
 from mmdiff.training.checkpoint import (
     latest_checkpoint,
     list_checkpoints,
@@ -19,6 +18,7 @@ from mmdiff.training.checkpoint import (
     write_checkpoint,
 )
 from mmdiff.training.ema import EMA
+from mmdiff.training.settings import compare_settings
 from mmdiff.training.updates import Updater
 from mmdiff.weights import assign_tensors
 
@@ -37,6 +37,11 @@ class RunFolder:
         Newest checkpoints to keep.
     best : str or None
         Metric whose best checkpoint is kept too; a leading ``-`` means that greater is better.
+
+    Raises
+    ------
+    InputError
+        ``keep`` is not positive.
     """
 
     def __init__(
@@ -53,6 +58,8 @@ class RunFolder:
         self._run_dir, self._folder = run_dir, run_dir / "checkpoints"
         self._task, self._ema, self._updater = task, ema, updater
         self._settings, self._keep, self._best = settings, keep, best
+        if keep < 1:
+            raise InputError(f"keep={keep} must be at least 1, the newest checkpoint")
 
     def path(self, step: int) -> Path:
         """Folder of the checkpoint at ``step``."""
@@ -130,19 +137,10 @@ class RunFolder:
         found = latest_checkpoint(self._folder, say)
         if found is None:
             return 0
-        self._compare(found.meta["settings"], found.path)
+        compare_settings(self._settings, found.meta["settings"], found.path)
         assign_tensors(self._task, found.weights(), source=found.path)
         for index in range(len(self._ema)):
             self._ema.load(index, found.average(index))
         self._updater.load(found.training())
         say(f"resuming after step {found.step} from {found.path}")
         return found.step
-
-    def _compare(self, stored: Mapping[str, Any], path: Path) -> None:
-        for key, value in self._settings.items():
-            free = key == "steps" and self._settings["lr_schedule"] not in lr.USES_STEPS
-            if stored.get(key) != value and not free:
-                raise CheckpointError(
-                    f"{key}={value!r} must be {stored.get(key)!r}, as in {path}, to resume that run exactly; "
-                    "change it back, or start a new run in another folder from its weights (load_weights)"
-                )

@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from torch import nn
 
-from mmdiff.errors import InputError, RecipeError
+from mmdiff.errors import RecipeError
 from mmdiff.training.data import IndexedData, MicroBatches, loaded
 from mmdiff.training.ema import EMA, Profile
 from mmdiff.training.folder import RunFolder
@@ -21,6 +21,7 @@ from mmdiff.training.log import RunLog, Validation
 from mmdiff.training.lr import LearningRate
 from mmdiff.training.optim import make_adamw
 from mmdiff.training.progress import Means, Reporter
+from mmdiff.training.settings import check_settings
 from mmdiff.training.signals import StopSignals
 from mmdiff.training.updates import Updater, make_accelerator
 
@@ -144,19 +145,14 @@ class Trainer:
             "grad_clip": grad_clip, "accumulate": accumulate, "precision": precision, "ema": tuple(ema),
             "seed": seed,
         }  # fmt: skip
-        _check(settings, keep=keep, max_bad_steps=max_bad_steps)
+        self.accelerator = make_accelerator(device, precision)
+        settings["processes"] = self.accelerator.num_processes
+        check_settings(settings)
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.run_dir, self.dataset, self.steps = Path(run_dir), dataset, steps
         self.validate, self.validate_every = validate, validate_every
         self.checkpoint_every, self.log_every = checkpoint_every, log_every
         self.max_bad_steps, self.tensorboard = max_bad_steps, tensorboard
-        self.accelerator = make_accelerator(device, precision)
-        settings["processes"] = self.accelerator.num_processes
-        if batch_size % (accumulate * self.accelerator.num_processes):
-            raise InputError(
-                f"batch_size={batch_size} must be divisible by accumulate={accumulate} times "
-                f"{self.accelerator.num_processes} process(es); batch_size counts the items of a whole update"
-            )
-        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._learning_rate = LearningRate(learning_rate, lr_schedule, warmup_steps, steps)
         self.task = task.to(self.accelerator.device)
         self.ema = EMA(self.task, ema)
@@ -288,15 +284,3 @@ class Trainer:
             self._report.say(f"step {step}: validation ({time.monotonic() - began:.1f} s)  {figures}")
             self._folder.offer(step, result.metrics)
         self.accelerator.wait_for_everyone()
-
-
-def _check(settings: dict[str, Any], **others: int) -> None:
-    for name in ("steps", "batch_size", "accumulate"):
-        others[name] = settings[name]
-    for name, value in others.items():
-        if not value > 0:
-            raise InputError(f"{name}={value} must be positive")
-    if settings["weight_decay"] < 0:
-        raise InputError(f"weight_decay={settings['weight_decay']} must be 0 or more")
-    if settings["grad_clip"] is not None and not settings["grad_clip"] > 0:
-        raise InputError(f"grad_clip={settings['grad_clip']} must be positive, or None for no clipping")
