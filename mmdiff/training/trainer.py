@@ -93,6 +93,7 @@ class Trainer:
     Examples
     --------
     >>> from mmdiff.training import load_weights
+    >>> _ = torch.manual_seed(0)
     >>> class Fit(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
@@ -104,7 +105,10 @@ class Trainer:
     ...     def __getitem__(self, n):
     ...         return torch.tensor([n % 5.0]), torch.tensor([2.0 * (n % 5)])
     >>> trainer = Trainer("runs/line", Fit(), Points(), steps=100, batch_size=4, learning_rate=0.1)
-    >>> checkpoint = trainer.fit(resume=True)
+    >>> checkpoint = trainer.fit()  # doctest: +ELLIPSIS
+    step 50/100  loss 2.372  grad_norm 4.293  lr 0.05157  steps_per_second ...
+    step 100/100  loss 0.002059  grad_norm 0.1237  lr 2.467e-05  steps_per_second ...
+    finished 100 steps; saved in runs/line/checkpoints/step-00000100
     >>> load_weights(trainer.task, checkpoint, ema=0)
     100
     """
