@@ -38,7 +38,7 @@ def main(
     size: Literal["small", "base", "large"] = "small",
     crop_frames: int = 30,
     batch_size: int = 8,
-    steps: int = 4000,
+    steps: int = 2500,
     learning_rate: float = 1e-3,
     ema: float = 0.998,
     sampling_steps: int = 6,
