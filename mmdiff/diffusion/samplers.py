@@ -55,8 +55,8 @@ class SamplerInfo:
     fn : callable
         The sampler.
     order : int
-        Power of the step to which its error shrinks: of the trajectory for deterministic samplers, of mean and
-        variance for stochastic ones. Measured by tests on smooth grids with finite λ, for every schedule;
+        Power of the step to which its error shrinks: of the trajectory for deterministic samplers, of mean
+        and variance for stochastic ones. Measured by tests on smooth grids with finite λ, for every schedule;
         "dpmpp_3m" and "deis" need ``start="rk4"`` for it. Some have more on some schedules.
     evaluations_per_step : int
         Of the denoiser. Steps into σ = 0 may take fewer; "adaptive" takes these per attempt.

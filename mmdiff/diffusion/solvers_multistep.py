@@ -32,7 +32,7 @@ Start: TypeAlias = Literal["low_order", "rk4"]
 History: TypeAlias = list[tuple[float, Tensor]]  # (λ, x̂0), newest first
 
 # Below this the last two steps lose an order each, as the papers advise: long extrapolation is unsafe.
-_FEW_STEPS = 15
+FEW_STEPS = 15
 
 
 def moment(h: float, j: int) -> float:
@@ -51,12 +51,12 @@ def moment(h: float, j: int) -> float:
     return value
 
 
-def usable_order(order: int, i: int, steps: int, p: Point, q: Point, history: History) -> int:
-    """Nodes to use in step i: as many as asked for, known, finite, and wise so near to the end."""
+def usable_order(order: int, p: Point, q: Point, history: History, steps_left: int, *, careful: bool) -> int:
+    """Nodes to use in a step: as many as asked for, known and finite; if careful, at most the steps left."""
     if math.isinf(p.lam) or math.isinf(q.lam):
         return 1
     finite = sum(not math.isinf(lam) for lam, _ in history)
-    return min(order, finite, steps - i if steps < _FEW_STEPS else order)
+    return min(order, finite, steps_left if careful else order)
 
 
 def dpmpp_2m(
@@ -186,7 +186,8 @@ def dpmpp(
         else:
             h = step_in_lambda(p, q)
             kept = q.sigma / p.sigma * (math.exp(-eta * h) if eta else 1.0)
-            n = usable_order(order, i, walk.steps, p, q, history)
+            careful = walk.steps < FEW_STEPS
+            n = usable_order(order, p, q, history, walk.steps - i, careful=careful)
             x = kept * x + q.alpha * _dpmpp_integral(history[:n], h, (1 + eta) * h, halved)
             if eta and q.sigma > 0:
                 std = q.sigma * math.sqrt(-math.expm1(-2 * eta * h))

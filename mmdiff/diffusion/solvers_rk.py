@@ -8,6 +8,7 @@ same log-SNR and scaled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,15 @@ import torch
 from torch import Tensor
 
 from mmdiff.diffusion.schedules import Schedule
-from mmdiff.diffusion.solver_tools import Callback, DenoiserFn, Generators, Walk, as_state
+from mmdiff.diffusion.solver_tools import (
+    Callback,
+    DenoiserFn,
+    Generators,
+    Walk,
+    as_state,
+    first_order_step,
+    points_at,
+)
 from mmdiff.errors import InputError, MmdiffError
 
 
@@ -159,6 +168,9 @@ def adaptive(
     attempted step costs three evaluations; wrap the denoiser in
     :class:`~mmdiff.diffusion.samplers.CountEvaluations` to learn their number.
 
+    Where the grid ends at σ = 0 the last step is of first order, from σ/α = √atol / 10: networks are not
+    exact enough near clean data for an equation that divides by σ.
+
     Parameters
     ----------
     denoiser, x, schedule, generator, **cond
@@ -183,39 +195,57 @@ def adaptive(
     InputError
         A tolerance is not positive.
     MmdiffError
-        The attempts are used up, or the denoiser returned values that are not finite.
+        The attempts are used up, or no step is short enough, as when the denoiser returns NaN.
     """
     if not (rtol > 0 and atol > 0):
         raise InputError(f"rtol={rtol}, atol={atol} must both be > 0; try 1e-3 and 1e-4")
     walk, x = Walk(denoiser, grid, schedule, None, cond), as_state(x)
-    end, width = walk.times[-1], walk.times[0] - walk.times[1]
-    t, width = walk.times[0].repeat(len(x)), width.repeat(len(x))
+    end = _before_clean(walk, atol)
+    t, width = (v.repeat(len(x)) for v in (walk.times[0], walk.times[0] - walk.times[1]))
     x0, done = None, 0
     for _ in range(max_steps):
-        goal = torch.maximum(t - width, end)
-        # Items that have arrived pretend to repeat the first step, for the end may have no noise to divide
-        # by.
-        active = t > end
-        start = torch.where(active, t, walk.times[0])
-        stop = torch.where(active, goal, walk.times[1])
+        # Items that have arrived pretend to repeat the first step; their results are dropped.
+        active, goal = t > end, torch.maximum(t - width, end)
+        start, stop = torch.where(active, t, walk.times[0]), torch.where(active, goal, walk.times[1])
         trial = _attempt(walk, x, start, stop, (atol, rtol), x0)
         good = active & (trial.error <= 1)
-        keep = _like(good, x).bool()
-        x, t = torch.where(keep, trial.x, x), torch.where(good, goal, t)
+        x, t = torch.where(_like(good, x).bool(), trial.x, x), torch.where(good, goal, t)
         factor = (0.9 * trial.error.clamp(min=1e-12) ** (-1 / 3)).clamp(0.2, 5.0)
         width = torch.where(active, (start - stop) * factor, width)
-        if bool(good.any()):
-            done, x0 = done + 1, None
+        x0 = None if bool(good.any()) else trial.x0  # where nothing moved the first stage stands
+        if x0 is None:
+            done += 1
             if callback is not None:
                 callback(done, 0, float(t.max()), x, trial.x0)
-        else:
-            x0 = trial.x0  # nothing moved: the first stage stands
         if bool((t <= end).all()):
-            return x
+            return _to_clean(walk, x, end, done, callback)
+        if bool((width < 1e-14).any()):
+            break
     raise MmdiffError(
-        f"max_steps={max_steps} attempts must suffice to reach t={float(end)}, but t={float(t.max())}; "
-        f"raise rtol={rtol} and atol={atol}, or max_steps"
+        f"steps fell to {float(width.min()):.1e} at t={float(t.max()):.3g} within max_steps={max_steps} "
+        f"attempts: the denoiser must be finite and smooth; raise rtol={rtol} and atol={atol}, or max_steps"
     )
+
+
+def _before_clean(walk: Walk, atol: float) -> Tensor:
+    """Time to stop at: where σ/α = √atol / 10 if the grid ends at σ = 0, else the grid's end."""
+    end = walk.times[-1]
+    if walk.points[-1].sigma > 0:
+        return end
+    low_noise = -2 * torch.log(end.new_tensor(0.1 * math.sqrt(atol)))
+    return walk.schedule.time_of_log_snr(low_noise).clamp(end, walk.times[0])
+
+
+def _to_clean(walk: Walk, x: Tensor, t: Tensor, done: int, callback: Callback | None) -> Tensor:
+    """Step from t to the grid's end, where that is further: first order, with an error of order σ²."""
+    p, q = *points_at(walk.schedule, t[None]), walk.points[-1]
+    if p.t <= q.t:
+        return x
+    x0 = walk.x0(x, p.t)
+    x = first_order_step(x, x0, p, q)
+    if callback is not None:
+        callback(done + 1, 0, q.t, x, x0)
+    return x
 
 
 def _attempt(
@@ -233,10 +263,9 @@ def _attempt(
     change = sum(w * k for w, k in zip(_PAIR.weights, slopes, strict=True))
     atol, rtol = tolerance
     size = torch.maximum(x.abs(), (x + change).abs())
-    wrong = ((change - slopes[1]) / (atol + rtol * size)).flatten(1).square().mean(1).sqrt()
-    if not bool(torch.isfinite(wrong).all()):
-        raise MmdiffError(f"denoiser returned values that are not finite near t={float(start.max())}")
-    return _Trial(x + change, x0, wrong.to(start))
+    error = ((change - slopes[1]) / (atol + rtol * size)).flatten(1).square().mean(1).sqrt()
+    # A step so long that it overflows is merely refused.
+    return _Trial(x + change, x0, error.nan_to_num(nan=math.inf).to(start))
 
 
 def _like(values: Tensor, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from mmdiff.diffusion.solver_tools import (
     check_choice,
     step_in_lambda,
 )
-from mmdiff.diffusion.solvers_multistep import History, Start, moment, usable_order
+from mmdiff.diffusion.solvers_multistep import FEW_STEPS, History, Start, moment, usable_order
 from mmdiff.diffusion.solvers_rk import ClassicSteps
 
 
@@ -68,12 +68,14 @@ def unipc(
     check_choice("start", start, ("low_order", "rk4"))
     walk, x = Walk(denoiser, grid, schedule, callback, cond), as_state(x)
     classic = ClassicSteps(walk) if start == "rk4" else None
+    # The authors always lower the order of the last steps; where λ is finite at the end that costs an order.
+    careful = walk.steps < FEW_STEPS or walk.points[-1].sigma == 0
     history: History = []
     x0 = walk.x0(x, walk.points[0].t)
     for i, p, q in walk:
         history = [(p.lam, x0), *history][:order]
         begun = i >= order - 1 or classic is None
-        n = usable_order(order, i, walk.steps, p, q, history)
+        n = usable_order(order, p, q, history, walk.steps - i, careful=careful)
         if begun:
             x_next = _unipc_step(x, p, q, history[:n], None, variant)
         else:
