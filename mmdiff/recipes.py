@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdiff.commands.parser import parse
+from mmdiff.parsing import parse
 from mmdiff.errors import RecipeError
 
 PLACES = (Path(__file__).parent / "_recipes", Path(__file__).parent.parent / "recipes")

@@ -52,8 +52,8 @@ def griffin_lim_at_rate(mel: Tensor, spec: MelSpec, sample_rate: int, samples: i
 def without_network(model: SpectralVocoder, mel: Tensor, spec: MelSpec, samples: int) -> Tensor:
     """Run the spectral vocoder's own pipeline with its networks left out.
 
-    The magnitude is the prior that the mel gives, rescaled to the mel's bands where they can be met; phases are
-    those of single-pass inversion and the model's Griffin-Lim iterations.
+    The magnitude is the prior that the mel gives, rescaled to the mel's bands where they can be met; phases
+    are those of single-pass inversion and the model's Griffin-Lim iterations.
 
     Parameters
     ----------

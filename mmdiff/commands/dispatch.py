@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import mmdiff
-from mmdiff.commands.parser import describe, parse
+from mmdiff.parsing import describe, parse
 from mmdiff.errors import MmdiffError
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def evaluate(
     reference: str,
     estimate: str | None = None,
+    *,
     model: str = "vocoder-16k",
     split: str | None = None,
     steps: list[int] = [1, 2, 4, 8],  # noqa: B006, read only
@@ -71,7 +72,7 @@ def evaluate(
     --------
     mmdiff evaluate recordings/ --limit 20
     mmdiff evaluate data/speech-16k --split test --mel-presets all -o results.json
-    mmdiff evaluate recordings/ --estimate recordings.vocoded/
+    mmdiff evaluate recordings/ recordings.vocoded/
     """
     if estimate is not None:
         _evaluate_files(reference, estimate, measures, out, json)

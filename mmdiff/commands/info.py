@@ -13,7 +13,7 @@ from mmdiff.commands.report import say, say_json
 PACKAGES = ("torch", "torchaudio", "accelerate", "librosa", "soundfile", "av", "pesq", "pystoi")
 
 
-def info(json: bool = False) -> None:
+def info(*, json: bool = False) -> None:
     """Tell versions, devices, shipped models and mel presets.
 
     Parameters

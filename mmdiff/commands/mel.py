@@ -12,6 +12,7 @@ from mmdiff.errors import MmdiffError
 
 def mel(
     inputs: list[str],
+    *,
     out: str | None = None,
     preset: str = "mmdiff-16k",
     format: Literal["safetensors", "npy"] = "safetensors",

@@ -21,7 +21,7 @@ def recipes() -> None:
             say(f"  {recipe.run_name(variant)}  {shelf.first_comment(variant)}")
 
 
-def cp(name: str, dest: str = ".", overwrite: bool = False) -> None:
+def cp(name: str, dest: str = ".", *, overwrite: bool = False) -> None:
     """Copy a recipe, script and variants, to change it and call it your own.
 
     Parameters
@@ -36,7 +36,7 @@ def cp(name: str, dest: str = ".", overwrite: bool = False) -> None:
     Examples
     --------
     mmdiff cp spectral_vocoder
-    mmdiff cp spectral_vocoder --dest my_vocoder.py
+    mmdiff cp spectral_vocoder my_vocoder.py
     """
     for path in shelf.copy_recipe(name, Path(dest), overwrite):
         say(str(path))

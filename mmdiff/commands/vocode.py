@@ -22,6 +22,7 @@ SHOWN_SECONDS = 30.0
 
 def vocode(
     inputs: list[str],
+    *,
     out: str | None = None,
     model: str = "vocoder-16k",
     steps: int | None = None,

@@ -48,9 +48,8 @@ def describe(function: Callable) -> Description:
 def build_parser(function: Callable, prog: str, config: bool = False) -> ArgumentParser:
     """Make the parser whose result can be passed to a function.
 
-    Parameters without a default are positional, a list among them takes one value or more; booleans are
-    flags; the rest are options of the annotated type, their names written with hyphens. With ``config``
-    nothing is positional.
+    Keyword-only parameters are options, their names written with hyphens, booleans being flags; the others are
+    positional, a list among them taking one value or more. With ``config`` all are options.
 
     Parameters
     ----------
@@ -86,12 +85,14 @@ def build_parser(function: Callable, prog: str, config: bool = False) -> Argumen
 def _argument(parameter: inspect.Parameter, kind: Any, config: bool) -> tuple[list[str], dict[str, Any]]:
     """Names and settings for ``add_argument``; with ``config`` names are first of all a YAML file's keys."""
     name, is_list = parameter.name, typing.get_origin(kind) is list
-    if parameter.default is parameter.empty and not config:
-        many = {"nargs": "+", "type": typing.get_args(kind)[0]} if is_list else {"type": kind}
+    required = parameter.default is parameter.empty
+    if parameter.kind is not parameter.KEYWORD_ONLY and not config:
+        count = {} if required else {"nargs": "?", "default": parameter.default}
+        many = {"nargs": "+", "type": typing.get_args(kind)[0]} if is_list else {"type": kind, **count}
         return [name], {"metavar": "IN" if name == "inputs" else name.upper(), **many}
     spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
     names = [*filter(None, [SHORT.get(name)]), *(reversed(spellings) if config else list(spellings)[:1])]
-    if parameter.default is parameter.empty:
+    if required:
         return names, {"type": kind, "required": True}
     if kind is bool:
         # A flag that may take a value, --resume true, would swallow a file name after it.

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+
+from mmdiff.audio import io
+
+FAST = ("--measures", "lsd", "log_mel_l1")
+
+
+def test_table_has_baselines_and_every_number_of_steps(mmdiff_command, tiny_model, speech, tmp_path):
+    out = tmp_path / "results.json"
+    options = ("--model", tiny_model, "--steps", 1, 2, "--mel-presets", "hifigan-22k", *FAST, "-o", out)
+    outcome = mmdiff_command("evaluate", speech, *options)
+    assert outcome.status == 0, outcome.err
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in outcome.out.splitlines()]
+    assert rows[0] == ["system", "evaluations", "lsd", "log_mel_l1", "RTF", "diversity"]
+    assert [row[:2] for row in rows[2:]] == [
+        ["Griffin-Lim, 60 iterations", ""],
+        ["no network", ""],
+        ["zero noise", "2"],
+        ["tiny", "1"],
+        ["tiny", "2"],
+        ["tiny, mel hifigan-22k", "2"],
+    ]
+    scores = json.loads(out.read_text())
+    assert [f"{score['metrics']['lsd']:.3f}" for score in scores] == [row[2] for row in rows[2:]]
+    assert list(scores[0]["per_file"]) == [str(speech)]
+
+
+def test_files_against_files(mmdiff_command, speech, tmp_path):
+    wave, rate = io.read(speech)
+    for folder, gain in (("ref", 1.0), ("est", 0.5)):
+        (tmp_path / folder).mkdir()
+        io.write(tmp_path / folder / "one.wav", gain * wave, rate, bits=32)
+    outcome = mmdiff_command("evaluate", tmp_path / "ref", tmp_path / "est", "--measures", "lsd", "--json")
+    assert outcome.status == 0, outcome.err
+    rows = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [row["file"] for row in rows] == [str(tmp_path / "est" / "one.wav"), "mean"]
+    assert abs(rows[0]["lsd"] - 6.02) < 0.05  # a gain of a half, in dB
+
+
+def test_nothing_to_pair_is_a_usage_error(mmdiff_command, speech, folder):
+    outcome = mmdiff_command("evaluate", speech.parent / "clips", speech)
+    assert outcome.status == 2
+    assert "two files or two folders" in outcome.err
+
+
+def test_unknown_measure_is_a_usage_error(mmdiff_command, tiny_model, speech):
+    outcome = mmdiff_command("evaluate", speech, "--model", tiny_model, "--measures", "beauty")
+    assert outcome.status == 2
+    assert "name='beauty' must be a known measure" in outcome.err

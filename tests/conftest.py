@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.phase import PhaseNet
+from mmdiff.audio.spectral import MagnitudeNet, SpectralVocoder
+from mmdiff.audio.stft import Stft
+from mmdiff.cli import main
+from mmdiff.hub import save_model
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Folder of an untrained spectral vocoder: its pipeline works, its networks hardly do anything."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        stft = Stft()
+        networks = (net(stft, channels=8, depth=1) for net in (MagnitudeNet, PhaseNet))
+        model = SpectralVocoder(stft, MelSpec(), *networks, iterations=2)
+    return save_model(model, tmp_path_factory.mktemp("models") / "tiny", extra={"license": "CC0-1.0"})
+
+
+@pytest.fixture
+def mmdiff_command(capsys):
+    """Run the command line in this process: ``mmdiff_command("vocode", path, ...)``."""
+
+    def run(*argv: object) -> Outcome:
+        status = main([str(argument) for argument in argv])
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def mmdiff_process():
+    """Run the command line as its own process, from the checkout."""
+
+    def run(*argv: object, timeout: float = 120) -> Outcome:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-m", "mmdiff", *map(str, argv)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+
+import pytest
+
+from mmdiff import __version__
+from mmdiff.cli import COMMANDS
+from mmdiff.parsing import build_parser, describe
+
+SURFACE = {
+    "vocode": "IN --out --model --steps --sampler --seed --temperature --mel-preset --device --dtype --plot --json",
+    "mel": "IN --out --preset --format",
+    "recipes": "",
+    "cp": "NAME DEST --overwrite",
+    "run": "NAME",
+    "evaluate": "REFERENCE ESTIMATE --model --split --steps --mel-presets --seeds --measures --limit "
+    "--no-baselines --device --dtype --out --json",
+    "info": "--json",
+}
+"""All there is to know by heart. Think twice before this grows."""
+
+
+def _function(name):
+    module, _, function = COMMANDS[name].partition(":")
+    return getattr(import_module(module), function)
+
+
+def _parser(name):
+    return build_parser(_function(name), f"mmdiff {name}")
+
+
+def test_surface_is_what_was_decided():
+    found = {
+        name: " ".join(
+            action.option_strings[-1] if action.option_strings else action.metavar
+            for action in _parser(name)._actions
+            if action.dest != "help" and not action.dest.startswith("print_")
+        )
+        for name in COMMANDS
+    }
+    assert found == SURFACE
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_every_option_and_gives_examples_that_parse(name):
+    parser = _parser(name)
+    text = parser.format_help()
+    assert describe(_function(name)).summary in text
+    for action in parser._actions:
+        assert action.help, f"{name}: {action.dest} has no help"
+    examples = [line.strip() for line in parser.epilog.splitlines()[1:]]
+    assert examples
+    for example in examples:
+        words = example.split()
+        assert words[:2] == ["mmdiff", name]
+        parser.parse_args(words[2:3] if name == "run" else words[2:])
+
+
+def test_overview_lists_the_commands_and_does_not_load_torch(mmdiff_process):
+    outcome = mmdiff_process("--help")
+    assert outcome.status == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in outcome.out
+    code = (
+        "import sys; from mmdiff.cli import main; status = main(sys.argv[1:]); "
+        "assert not {'torch', 'librosa', 'matplotlib'} & set(sys.modules); sys.exit(status)"
+    )
+    for arguments in (["--help"], ["vocode", "--help"], ["recipes"], ["run", "--help"]):
+        subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_version(mmdiff_command):
+    assert mmdiff_command("--version").out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(("argv", "word"), [([], "usage"), (["sing"], "sing"), (["vocode"], "inputs")])
+def test_no_sensible_command_is_a_usage_error(mmdiff_command, argv, word):
+    outcome = mmdiff_command(*argv)
+    assert outcome.status == 2
+    assert word in outcome.out + outcome.err
+
+
+def test_reader_that_stops_early_is_no_error():
+    command = f"{sys.executable} -m mmdiff recipes | head -n 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_interruption_ends_quietly_with_status_130(tmp_path):
+    script = tmp_path / "waiting.py"
+    script.write_text(
+        '"""Wait."""\nimport time\n\ndef main():\n    """Wait."""\n    print("on", flush=True)\n    time.sleep(60)\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mmdiff", "run", str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "on\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == "mmdiff run: error: interrupted\n"

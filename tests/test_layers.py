@@ -1,0 +1,89 @@
+"""The architecture as a test: imports point one way, and recipes fit the functions they configure."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mmdiff.parsing import build_parser
+from mmdiff.recipes import all_recipes, first_comment, load_main
+
+PACKAGE = Path(__file__).parent.parent / "mmdiff"
+
+LAYERS = (
+    {"errors"},
+    {"registry", "files", "weights", "devices", "progress", "parsing"},
+    {"diffusion"},
+    {"nn"},
+    {"training"},  # knows no modality: modalities say how they are trained and validated
+    {"audio"},
+    {"video"},
+    {"joint"},
+    {"latent"},
+    {"bulk"},
+    {"hub"},
+    {"app", "recipes"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+)
+"""From the ground up: a file may import from its own room, from its own layer and from those before it."""
+
+RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """Rooms of mmdiff that a file imports from, lazily or not."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [f"mmdiff.{a.name}" for a in node.names] if node.module == "mmdiff" else [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "mmdiff" and rest:
+                yield rest.partition(".")[0]
+
+
+def _files() -> list[Path]:
+    # mmdiff/__init__.py offers `load`, which is a door into the upper floors
+    return [
+        p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py" and "_recipes" not in p.parts
+    ]
+
+
+def test_every_room_has_a_place_and_imports_point_one_way():
+    wrong = []
+    for file in _files():
+        room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        assert room in RANK, f"{file} is in no layer: give mmdiff/{room} its place in LAYERS"
+        for imported in _imports(file):
+            if imported in RANK and RANK[imported] > RANK[room]:
+                wrong.append(f"{file.relative_to(PACKAGE.parent)} imports mmdiff.{imported}")
+    assert not wrong
+
+
+def test_the_core_knows_no_media_and_no_files():
+    for file in (PACKAGE / "diffusion").rglob("*.py"):
+        assert set(_imports(file)) <= {"diffusion", "errors", "registry"}, file
+
+
+def test_nobody_imports_relatively():
+    for file in _files():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}:{node.lineno}"
+
+
+@pytest.mark.parametrize("recipe", all_recipes(), ids=lambda recipe: recipe.name)
+def test_recipe_is_described_and_its_variants_fit(recipe):
+    assert recipe.summary
+    assert recipe.variants
+    parser = build_parser(load_main(recipe.script), recipe.name, config=True)
+    for variant in recipe.variants:
+        assert first_comment(variant), f"{variant.name} must begin with a comment that says what it is"
+        parser.parse_args(["--config", str(variant)])
