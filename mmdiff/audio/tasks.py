@@ -35,10 +35,10 @@ def random_mel_spec(generator: torch.Generator, native: MelSpec, variety: float 
     """
 
     def uniform(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand((), generator=generator))
+        return low + (high - low) * float(torch.rand((), generator=generator, device=generator.device))
 
     def choose(options: list) -> object:
-        return options[int(torch.randint(len(options), (), generator=generator))]
+        return options[int(uniform(0, len(options)))]
 
     if uniform(0, 1) >= variety:
         return native
@@ -165,6 +165,7 @@ class SpectralTask(nn.Module):
     def _unrolled(self, wave: Tensor, conditions: Conditions, generator: torch.Generator) -> Tensor:
         shape = (len(wave), 1, conditions.prior.shape[1], conditions.prior.shape[2] - 1)
         noise = torch.randn(shape, generator=generator, device=wave.device)
-        steps = self.steps[int(torch.randint(len(self.steps), (), generator=generator))]
+        choice = torch.randint(len(self.steps), (), generator=generator, device=generator.device)
+        steps = self.steps[int(choice)]
         estimate = self.vocoder(noise, conditions, steps, wave.shape[1], gradient=self.gradient)
         return self.distance(estimate, wave)
