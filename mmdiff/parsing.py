@@ -48,8 +48,8 @@ def describe(function: Callable) -> Description:
 def build_parser(function: Callable, prog: str, config: bool = False) -> ArgumentParser:
     """Make the parser whose result can be passed to a function.
 
-    Keyword-only parameters are options, their names written with hyphens, booleans being flags; the others are
-    positional, a list among them taking one value or more. With ``config`` all are options.
+    Keyword-only parameters are options, their names written with hyphens, booleans being flags; the others
+    are positional, a list among them taking one value or more. With ``config`` all are options.
 
     Parameters
     ----------

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdiff.parsing import parse
 from mmdiff.errors import RecipeError
+from mmdiff.parsing import parse
 
 PLACES = (Path(__file__).parent / "_recipes", Path(__file__).parent.parent / "recipes")
 """In an installed wheel, and in a checkout."""

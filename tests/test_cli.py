@@ -13,7 +13,8 @@ from mmdiff.cli import COMMANDS
 from mmdiff.parsing import build_parser, describe
 
 SURFACE = {
-    "vocode": "IN --out --model --steps --sampler --seed --temperature --mel-preset --device --dtype --plot --json",
+    "vocode": "IN --out --model --steps --sampler --seed --temperature --mel-preset --device --dtype --plot "
+    "--json",
     "mel": "IN --out --preset --format",
     "recipes": "",
     "cp": "NAME DEST --overwrite",
@@ -96,7 +97,8 @@ def test_reader_that_stops_early_is_no_error():
 def test_interruption_ends_quietly_with_status_130(tmp_path):
     script = tmp_path / "waiting.py"
     script.write_text(
-        '"""Wait."""\nimport time\n\ndef main():\n    """Wait."""\n    print("on", flush=True)\n    time.sleep(60)\n'
+        '"""Wait."""\nimport time\n\n'
+        'def main():\n    """Wait."""\n    print("on", flush=True)\n    time.sleep(60)\n'
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "mmdiff", "run", str(script)],

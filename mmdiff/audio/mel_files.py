@@ -29,6 +29,7 @@ _ERRORS = (
     EOFError,
     RuntimeError,
     KeyError,
+    MemoryError,
     pickle.UnpicklingError,
     SafetensorError,
     zipfile.BadZipFile,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import mmdiff
-from mmdiff.parsing import describe, parse
 from mmdiff.errors import MmdiffError
+from mmdiff.parsing import describe, parse
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses."""

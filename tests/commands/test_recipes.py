@@ -17,7 +17,9 @@ from __future__ import annotations
 from pathlib import Path
 import json
 
-def main(out: Path, steps: int = 3, sizes: tuple[int, ...] = (1, 2), resume: bool = False, name: str | None = None):
+def main(
+    out: Path, steps: int = 3, sizes: tuple[int, ...] = (1, 2), resume: bool = False, name: str | None = None
+):
     """Count.
 
     Parameters
