@@ -60,20 +60,13 @@ def ddpm(
         The variance is unknown, or is to be learned and the denoiser has none.
     """
     check_choice("variance", variance, ("small", "large", "learned"))
-    with_variance = getattr(denoiser, "x0_and_variance", None)
-    if variance == "learned" and with_variance is None:
-        raise InputError(
-            f"variance='learned' must have a denoiser with x0_and_variance, not {type(denoiser).__name__}; "
-            "try variance='small'"
-        )
     walk, x = Walk(denoiser, grid, schedule, callback, cond), as_state(x)
     posterior = _posterior(walk)
     for i, p, q in walk:
         of_x, of_x0, small, large = posterior[i]
         std: float | Tensor = math.sqrt(large if variance == "large" else small)
         if variance == "learned":
-            assert with_variance is not None
-            x0, fraction = (a.to(x.dtype) for a in with_variance(x, x.new_full((len(x),), p.t), **cond))
+            x0, fraction = _x0_and_variance(walk, x, p.t)
             std = std * (large / small) ** (fraction / 2) if small > 0 else 0.0
         else:
             x0 = walk.x0(x, p.t)
@@ -82,6 +75,17 @@ def ddpm(
             x = x + noise_scale * std * draw_noise(x.shape, x, generator)
         walk.report(i, x, x0)
     return x
+
+
+def _x0_and_variance(walk: Walk, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    ask = getattr(walk.denoiser, "x0_and_variance", None)
+    x0, fraction = (None, None) if ask is None else ask(x, x.new_full((len(x),), t), **walk.cond)
+    if x0 is None or fraction is None:
+        raise InputError(
+            f"variance='learned' must have a denoiser that learned one, and {type(walk.denoiser).__name__} "
+            "gives none; try variance='small'"
+        )
+    return x0.to(x.dtype), fraction.to(x.dtype)
 
 
 def _posterior(walk: Walk) -> list[tuple[float, ...]]:

@@ -191,7 +191,10 @@ WRONG = [
     ({"sampler": "ddim", "options": {"eta": 2.0}}, r"eta=2.0 must be in \[0, 1\]"),
     ({"sampler": "heun", "options": {"frame": "x"}}, r"frame='x' must be one of 'line', 'noise'"),
     ({"sampler": "unipc", "options": {"order": 4}}, r"order=4 must be one of 1, 2, 3"),
-    ({"sampler": "ddpm", "options": {"variance": "learned"}}, r"must have a denoiser with x0_and_variance"),
+    (
+        {"sampler": "ddpm", "options": {"variance": "learned"}},
+        r"must have a denoiser that learned one, and function gives none",
+    ),
 ]
 
 
