@@ -123,11 +123,21 @@ class MelSpec:
     @property
     def highest_value(self) -> float:
         """A value that no wave in [-1, 1] exceeds, by Cauchy-Schwarz and Parseval over one frame."""
-        filters, window = self.filterbank().double(), torch.hann_window(self.win_length, dtype=torch.float64)
-        energy = self.n_fft * float(window.square().sum()) / self.level() ** 2
+        return float(self.compress(self._loudest(self.filterbank())))
+
+    @property
+    def loudest_frame(self) -> float:
+        """A bound on the sum of one frame's bands, linear as :meth:`expand` gives them."""
+        return float(self._loudest(self.filterbank().sum(0, keepdim=True)))
+
+    def _loudest(self, filters: Tensor) -> Tensor:
+        window = torch.hann_window(self.win_length, dtype=torch.float64)
+        energy = (
+            self.n_fft * float(window.square().sum()) / self.level() ** 2
+        )  # of |STFT|² of a full-scale frame
         if self.power == 2.0:
-            return float(self.compress(filters.max() * energy))
-        return float(self.compress((filters.square().sum(1).max() * energy).sqrt()))
+            return filters.max() * energy
+        return (filters.square().sum(1).max() * energy).sqrt()
 
     def frames(self, samples: int) -> int:
         """Count the frames that a wave of ``samples`` samples gives."""

@@ -184,7 +184,7 @@ class Vocoder:
         Tensor, shape (B, samples of the block)
         """
         spec = preset(mel_spec) if isinstance(mel_spec, str) else mel_spec or self.mel_spec
-        checked = check(mel, spec)
+        checked = check(mel, spec, declared=mel_spec is not None)
         mel, spec, notes = self.model.accept(checked.mel.to(self.device), spec)
         self.notes = [*checked.notes, *notes]
         steps = self.model.default_steps if steps is None else steps
