@@ -8,6 +8,7 @@ losses of different targets comparable, and legal where alpha = 0 or sigma = 0.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -109,7 +110,10 @@ class EDMWeighting(Weighting):
 
 @dataclass(frozen=True)
 class SigmoidWeighting(Weighting):
-    """The eps error weighted with sigmoid(bias - lambda).
+    """The eps error weighted with sigmoid(bias - lambda) |d lambda / dt| / 2: the bound with a soft step.
+
+    As in the papers, the rate of lambda makes the loss with t drawn uniformly the same for every schedule,
+    but for the schedule's ends.
 
     References
     ----------
@@ -121,9 +125,11 @@ class SigmoidWeighting(Weighting):
     bias: float = 2.0
 
     def __call__(self, levels: Levels) -> Tensor:
-        """Return alpha^2 sigmoid(bias - lambda)."""
-        log_snr = 2 * (levels.alpha.log() - levels.sigma.log())
-        return levels.alpha**2 * torch.sigmoid(self.bias - log_snr)
+        """Return alpha^2 sigmoid(bias - lambda) |d lambda / dt| / 2, finite at both ends."""
+        alpha, sigma = levels.alpha, levels.sigma
+        rate = gain("velocity", levels)
+        weight = alpha * sigma * rate / (math.exp(-self.bias) * alpha**2 + sigma**2)
+        return torch.where(rate.isfinite(), weight, 0.0)  # infinite only at the ends of some schedules
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,8 @@ class ELBO(Weighting):
 
     def __call__(self, levels: Levels) -> Tensor:
         """Return alpha^2 |d lambda / dt| / 2."""
-        return levels.alpha * gain("velocity", levels) / levels.sigma
+        weight = levels.alpha * gain("velocity", levels) / levels.sigma
+        return torch.where(levels.alpha == 0, 0.0, weight)  # some schedules have an infinite rate there
 
 
 WEIGHTINGS: dict[str, Weighting | None] = {

@@ -17,9 +17,11 @@ from mmdiff.diffusion.schedules import (
     EDM,
     BetaTable,
     CosineVP,
+    LaplaceVP,
     LinearBetaVP,
     LinearFlow,
     Schedule,
+    SigmoidVP,
     ddpm_betas,
 )
 from mmdiff.diffusion.times import (
@@ -129,7 +131,7 @@ def test_named_weightings_are_those_of_the_papers_whatever_the_target() -> None:
         "min_snr": [snr.clamp_max(5) / snr * plain["eps"], snr.clamp_max(5) / (snr + 1) * plain["v"]],
         "p2": [plain["eps"] / (1 + snr)],
         "edm": [(relative**2 + 1) / relative**2 * plain["x0"]],
-        "sigmoid": [torch.sigmoid(2 - snr.log()) * plain["eps"]],
+        "sigmoid": [torch.sigmoid(2 - snr.log()) * -slope / 2 * plain["eps"]],
         "elbo": [-slope / 2 * plain["eps"]],
     }
     for name, expected in oracles.items():
@@ -139,7 +141,7 @@ def test_named_weightings_are_those_of_the_papers_whatever_the_target() -> None:
     torch.testing.assert_close(loss("x0", MinSNR(2.0)), snr.clamp_max(2) * plain["x0"])
     torch.testing.assert_close(loss("eps", P2(0.5, 2.0)), plain["eps"] / (0.5 + snr) ** 2)
     torch.testing.assert_close(
-        loss("v", SigmoidWeighting(-1.0)), torch.sigmoid(-1 - snr.log()) * plain["eps"]
+        loss("v", SigmoidWeighting(-1.0)), torch.sigmoid(-1 - snr.log()) * -slope / 2 * plain["eps"]
     )
     torch.testing.assert_close(loss("x0", lambda levels: levels.alpha), alpha * plain["x0"])
 
@@ -162,6 +164,27 @@ def test_elbo_weighting_integrates_to_the_mutual_information() -> None:
     loss = objective(denoiser, STD * normal(500, 1, 400), generator=seeded(3)).mean()
     information = [math.log(1 + STD**2 / sigma**2) / 2 for sigma in (0.05, 20)]
     assert loss.item() == pytest.approx(information[0] - information[1], rel=0.01)
+
+
+@pytest.mark.parametrize("schedule", [CosineVP(), LinearFlow(), SigmoidVP()], ids=lambda s: type(s).__name__)
+def test_sigmoid_weighting_gives_one_loss_on_every_schedule(schedule: Schedule) -> None:
+    # Kingma and Gao: the integral of sigmoid(b - lambda) times the error of eps / 2, over lambda.
+    log_snr = torch.linspace(-40, 40, 20_001, dtype=torch.float64)
+    signal = STD**2 * log_snr.exp()
+    integrand = torch.sigmoid(2 - log_snr) * signal / (1 + signal) / 2
+    denoiser = Denoiser(ExactNetwork(schedule, "v", std=STD), schedule, "v")
+    objective = Objective(schedule, weighting="sigmoid", times=Stratified())
+    loss = objective(denoiser, STD * normal(2000, 1, 200), generator=seeded(4)).mean()
+    assert loss.item() == pytest.approx(torch.trapezoid(integrand, log_snr).item(), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "elbo"])
+@pytest.mark.parametrize("schedule", [CosineVP(), LinearFlow(), SigmoidVP(), LaplaceVP()])
+def test_weights_with_a_rate_stay_finite_at_pure_noise(schedule: Schedule, name: str) -> None:
+    # float32 times round up to 1 now and then
+    objective = Objective(schedule, weighting=name)
+    loss = objective(lambda x, t: 0.5 * x, normal(1, 1, 8), generator=seeded(), t=1.0)
+    assert loss.isfinite().all()
 
 
 def test_a_mask_gives_the_loss_of_what_it_keeps() -> None:
