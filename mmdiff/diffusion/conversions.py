@@ -26,7 +26,8 @@ def expand(levels: Levels, x: Tensor) -> Levels:
     levels : Levels
         Any shape that matches the leading axes of x; levels already expanded come back as they are.
     x : Tensor, shape (B, ...)
-        Sets the number of axes and the dtype: that of x, but float32 where x is float16 or bfloat16.
+        Sets the number of axes, the device and the dtype: that of x, but float32 where x is float16 or
+        bfloat16.
 
     Raises
     ------
@@ -48,7 +49,8 @@ def expand_like(values: Tensor, x: Tensor) -> Tensor:
             f"{tuple(x.shape)}; give one time per item of the batch, or a single one"
         )
     dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-    return values.reshape(values.shape + (1,) * (x.ndim - values.ndim)).to(dtype)
+    # The levels of a time given as a Python number lie on the CPU.
+    return values.reshape(values.shape + (1,) * (x.ndim - values.ndim)).to(x.device, dtype)
 
 
 def to_x0(prediction: Tensor, kind: Prediction, x_t: Tensor, levels: Levels) -> Tensor:

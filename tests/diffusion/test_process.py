@@ -275,6 +275,10 @@ def test_results_stay_on_the_device_of_the_sample(schedule: Schedule) -> None:
     results = [process.diffuse(x, t, x), *process.posterior(x, x, s, t), *process.transition(x, s, t)]
     results += [to_x0(x, kind, x, schedule(t)) for kind in KINDS]
     results += [from_x0(x, kind, x, schedule(t)) for kind in KINDS]
+    # times as Python numbers, too
+    results += [process.diffuse(x, 0.5, x), *process.marginal(x, 0.5), *process.posterior(x, x, 0.2, 0.5)]
+    results += [*process.transition(x, 0.2, 0.5), process.posterior_variance(0.2, 0.5, "learned", x)]
+    results += [to_x0(x, "v", x, schedule(0.5)), from_x0(x, "eps", x, schedule(0.5))]
     assert {result.device.type for result in results} == {"meta"}
 
 
