@@ -81,7 +81,7 @@ class VarianceExploding(UnitSignal):
 
     References
     ----------
-    Song et al. 2021, arXiv:2011.13456, appendix B.
+    Song et al. 2021, arXiv:2011.13456, appendix C.
     """
 
     sigma_min: float = 0.01
@@ -148,7 +148,7 @@ class SubVP(Schedule):
 
     References
     ----------
-    Song et al. 2021, arXiv:2011.13456, appendix B.
+    Song et al. 2021, arXiv:2011.13456, appendix C.
     """
 
     beta_min: float = 0.1

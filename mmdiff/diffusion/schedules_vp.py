@@ -36,7 +36,7 @@ class LinearBetaVP(VariancePreserving):
 
     References
     ----------
-    Song et al. 2021, arXiv:2011.13456, appendix B.
+    Song et al. 2021, arXiv:2011.13456, appendix C.
     """
 
     beta_min: float = 0.1
