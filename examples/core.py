@@ -1,4 +1,4 @@
-"""The core without media: sample two peaks, whose exact denoiser is known, and see the samplers' errors shrink.
+"""The core without media: sample two peaks, whose exact denoiser is known, and watch samplers converge.
 
 Run ``python examples/core.py``. For data that is an equal mixture of N(-2, 0.3²) and N(2, 0.3²) the posterior
 mean E[x0 | x_t] has a closed form, so whatever error is left is the sampler's own.
