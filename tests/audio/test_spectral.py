@@ -1,0 +1,159 @@
+"""The spectral vocoder's pieces and pipeline, on a small untrained model: what must hold whatever the weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import mmdiff.audio.spectral_windows as windows
+from mmdiff.audio.mel import preset
+from mmdiff.audio.noise import frame_noise
+from mmdiff.audio.phase import PhaseNet
+from mmdiff.audio.spectral import MagnitudeNet, SpectralVocoder
+from mmdiff.audio.stft import Stft
+from mmdiff.audio.tasks import SpectralTask, random_mel_spec
+from mmdiff.audio.vocoder import Vocoder
+from mmdiff.errors import InputError
+from mmdiff.registry import from_config, to_config
+
+STFT = Stft()
+MEL = preset("mmdiff-16k")
+
+
+def small_model(iterations: int = 4) -> SpectralVocoder:
+    torch.manual_seed(0)
+    model = SpectralVocoder(
+        STFT, MEL, MagnitudeNet(STFT, channels=16, depth=2), PhaseNet(STFT, channels=16, depth=2), iterations
+    )
+    with torch.no_grad():  # corrections that matter
+        model.phase.network.write.weight.mul_(20)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def vocoder() -> Vocoder:
+    return Vocoder(small_model(), device="cpu", dtype="float32")
+
+
+def sound(samples: int, seed: int = 0) -> torch.Tensor:
+    """Noise with a moving spectrum and level, so that frames differ."""
+    generator = torch.Generator().manual_seed(seed)
+    wave = 0.1 * torch.randn(1, samples, generator=generator).cumsum(-1).diff(prepend=torch.zeros(1, 1))
+    return wave * (0.3 + torch.linspace(0, 40, samples).sin().square())
+
+
+def test_state_and_magnitude_are_inverse_and_the_mel_is_met():
+    model = small_model()
+    wave = sound(16_384)
+    conditions = model.conditions(MEL(wave), MEL)
+    magnitude = STFT(wave).abs().clamp_min(conditions.prior * 0.01)
+    back = model.from_state(model.to_state(magnitude, conditions.prior), conditions)
+    reached = (magnitude / conditions.prior < 16)[..., :-1]
+    ratio = (back / magnitude)[..., :-1][reached]
+    assert float(ratio.log().abs().mean()) < 0.05
+    error = (conditions.bands.of(back) / conditions.bands.values).log().abs()
+    assert float(error.mean()) < 0.02
+
+
+def test_vocoding_keeps_length_range_and_is_finite(vocoder):
+    for frames in (1, 2, 7, 40):
+        wave = vocoder(torch.randn(1, 80, frames) - 5)
+        assert wave.shape == (1, max(0, frames - 1) * 256)
+        assert bool(wave.isfinite().all()) and float(wave.abs().amax() if wave.numel() else 0) <= 1
+    exact = vocoder(torch.randn(1, 80, 40) - 5, samples=40 * 256 - 100)
+    assert exact.shape == (1, 40 * 256 - 100)
+    with pytest.raises(InputError, match="samples=20000"):
+        vocoder(torch.randn(1, 80, 40) - 5, samples=20_000)
+
+
+def test_an_item_depends_on_its_seed_alone(vocoder):
+    mel = torch.randn(3, 80, 30, generator=torch.Generator().manual_seed(0)) - 5
+    together = vocoder(mel, seed=[5, 6, 7], steps=3)
+    alone = vocoder(mel[1], seed=6, steps=3)
+    torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=0)
+    other = vocoder(mel[1], seed=9, steps=3)
+    assert float((other - alone).abs().amax()) > 1e-3
+    mixed = vocoder([mel[0], mel[1, :, :20]], seed=[5, 6], steps=3)
+    assert [len(w) for w in mixed] == [29 * 256, 19 * 256]
+    torch.testing.assert_close(mixed[1][None], vocoder(mel[1, :, :20], seed=6, steps=3), atol=1e-4, rtol=0)
+
+
+def test_zero_temperature_has_no_diversity(vocoder):
+    mel = torch.randn(1, 80, 30) - 5
+    torch.testing.assert_close(vocoder(mel, seed=1, temperature=0.0), vocoder(mel, seed=2, temperature=0.0))
+
+
+def test_windows_give_what_the_whole_gives(monkeypatch):
+    """Six windows against one: the same waveform to -60 dB, no seam at the joints."""
+    vocoder = Vocoder(small_model(iterations=8), device="cpu", dtype="float32")
+    mel = vocoder.mel(sound(16_000 * 13), 16_000)
+    whole = vocoder(mel, steps=3)
+    monkeypatch.setattr(windows, "WINDOW", 128)
+    blocks = list(vocoder.stream(mel, steps=3))
+    assert len(blocks) == mel.shape[-1] // 128 == 6
+    cut = torch.cat(blocks, -1)
+    assert cut.shape == whole.shape
+    error = (cut - whole).square().mean() / whole.square().mean()
+    assert float(error) < 1e-6
+    joint = blocks[0].shape[1]
+    worst = (cut - whole)[:, joint - 512 : joint + 512].abs().amax() / whole.abs().amax()
+    assert float(worst) < 1e-2
+
+
+def test_frame_noise_belongs_to_its_place():
+    whole = frame_noise(3, 0, 300, 4)
+    torch.testing.assert_close(frame_noise(3, 70, 131, 4), whole[70:131])
+    assert abs(float(whole.mean())) < 0.1 and abs(float(whole.std()) - 1) < 0.1
+    assert not torch.equal(frame_noise(4, 0, 64, 4), whole[:64])
+
+
+@pytest.mark.parametrize("name", ["hifigan-22k", "bigvgan-24k-100", "vocos-24k-100", "lmnt-diffwave-22k"])
+def test_one_model_takes_every_preset_and_says_so(vocoder, name):
+    spec = preset(name)
+    mel = spec(0.1 * torch.randn(1, spec.sample_rate))
+    wave = vocoder(mel, mel_spec=name)
+    assert abs(wave.shape[1] - 16_000) < 400
+    assert any(str(spec.sample_rate) in note for note in vocoder.notes)
+
+
+def test_one_evaluation_leaves_out_the_phase_network():
+    model = small_model()
+    plain = SpectralVocoder(STFT, MEL, model.denoiser.network, None, model.iterations).eval()
+    mel = torch.randn(1, 80, 20) - 5
+    one = Vocoder(model, device="cpu", dtype="float32")(mel, steps=1)
+    torch.testing.assert_close(one, Vocoder(plain, device="cpu", dtype="float32")(mel, steps=1))
+
+
+def test_models_survive_their_config():
+    model = small_model()
+    twin = from_config(to_config(model))
+    twin.load_state_dict(model.state_dict())
+    mel = torch.randn(1, 80, 12) - 5
+    ours, theirs = (Vocoder(m, device="cpu", dtype="float32")(mel) for m in (model, twin.eval()))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_training_lowers_both_losses():
+    torch.manual_seed(0)
+    model = small_model().train()
+    task = SpectralTask(model, denoising=1.0, unrolled=1.0, variety=0.0)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    batch = {"wave": torch.cat([sound(8192, seed) for seed in range(2)])}
+    history = []
+    for step in range(12):
+        losses = task(batch, torch.Generator().manual_seed(step % 2))
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+        optimizer.step()
+        history.append([float(losses[name]) for name in ("denoising", "unrolled")])
+    first, last = history[0], history[-2]
+    assert last[0] < first[0] and last[1] < first[1]
+
+
+def test_random_mel_specs_are_valid_varied_and_reproducible():
+    drawn = [random_mel_spec(torch.Generator().manual_seed(n), MEL, 1.0) for n in range(60)]
+    assert drawn == [random_mel_spec(torch.Generator().manual_seed(n), MEL, 1.0) for n in range(60)]
+    assert len({spec.n_mels for spec in drawn}) > 10 and len({spec.sample_rate for spec in drawn}) == 3
+    assert all(spec.n_mels >= 80 for spec in drawn)
+    assert random_mel_spec(torch.Generator().manual_seed(0), MEL, 0.0) == MEL
