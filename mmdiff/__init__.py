@@ -41,6 +41,11 @@ def load(source: str | Path, device: str | None = None, dtype: str | None = None
     >>> wave = voc(mel, seed=0)  # doctest: +SKIP
     """
     from mmdiff.audio.vocoder import Vocoder  # a moment's import that `mmdiff --help` does not pay for
+    from mmdiff.audio.vocoder_model import VocoderModel
+    from mmdiff.errors import InputError
     from mmdiff.hub import load_model
 
-    return Vocoder(load_model(source), device, dtype)
+    model = load_model(source)
+    if not isinstance(model, VocoderModel):
+        raise InputError(f"source={str(source)!r} holds a {type(model).__name__}, which is no vocoder")
+    return Vocoder(model, device, dtype)

@@ -65,4 +65,4 @@ def set_compute_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
     """Tell every network in ``model`` in what dtype to multiply; None is float32."""
     for module in model.modules():
         if hasattr(module, "compute_dtype"):
-            module.compute_dtype = dtype
+            setattr(module, "compute_dtype", dtype)  # noqa: B010 - Module types no such attribute

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -24,7 +24,7 @@ def track(items: Iterable[T], what: str, *, total: int | None = None, show: bool
     show : bool
     """
     console = Console(stderr=True)
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     if not show or not console.is_terminal or total == 1:
         yield from items

@@ -137,7 +137,7 @@ def _at(voc: Vocoder, spec: MelSpec, steps: int | None, name: str, temperature: 
         options = {"steps": steps, "seed": seed, "samples": samples, "temperature": temperature}
         return torch.cat(list(voc.stream(mel[None], mel_spec=spec, **options)), -1)[0]  # type: ignore[arg-type]
 
-    used = steps or int(voc.model.default_steps)  # type: ignore[arg-type]
+    used = steps or int(voc.model.default_steps)
     return System(name, used, synthesise, temperature > 0)
 
 

@@ -41,7 +41,7 @@ def single_pass_phase(magnitude: Tensor, stft: Stft, start: Tensor | None = None
     tuple of Tensor
         Unit phasors (B, T, K), complex, and the turns at every frame (B, T, K).
     """
-    batch, frames, bins = magnitude.shape
+    _batch, frames, bins = magnitude.shape
     log = (magnitude + 1e-6).log()
     below, here, above = log[..., :-2], log[..., 1:-1], log[..., 2:]
     peak = F.pad((here > below) & (here >= above), (1, 1))

@@ -138,7 +138,9 @@ def _interpolate_frames(values: Tensor, spec: MelSpec, stft: Stft, frames: int) 
     """
     device = values.device
     missing = 0.01 * ((stft.n_fft / stft.sample_rate) ** 2 - spec.window_seconds**2)
-    reach = max(1.0, math.sqrt(6 * max(missing, 0.0)) / spec.hop_seconds)  # half-width of the triangle, in frames
+    reach = max(
+        1.0, math.sqrt(6 * max(missing, 0.0)) / spec.hop_seconds
+    )  # half-width of the triangle, in frames
     seconds = torch.arange(frames, device=device, dtype=torch.float64) * (stft.hop_length / stft.sample_rate)
     first = 0.0 if spec.centred else 0.5
     position = (seconds / spec.hop_seconds - first).clamp(0, values.shape[1] - 1)

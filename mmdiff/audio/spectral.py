@@ -19,6 +19,7 @@ from mmdiff.audio.phase import PhaseNet, griffin_lim, single_pass_phase
 from mmdiff.audio.prior import Bands, bands_on_grid
 from mmdiff.audio.spectral_windows import count_windows, windowed_blocks
 from mmdiff.audio.stft import Stft
+from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.samplers import SAMPLERS
@@ -63,7 +64,13 @@ class MagnitudeNet(nn.Module):
     """
 
     def __init__(
-        self, stft: Stft, context: int = 80, channels: int = 96, depth: int = 8, bands: int = 16, overlap: int = 8
+        self,
+        stft: Stft,
+        context: int = 80,
+        channels: int = 96,
+        depth: int = 8,
+        bands: int = 16,
+        overlap: int = 8,
     ) -> None:
         super().__init__()
         self.network = SubBandNet(2, 1, stft.bins - 1, bands, overlap, context, channels, depth=depth)
@@ -76,7 +83,7 @@ class MagnitudeNet(nn.Module):
 
 
 @register
-class SpectralVocoder(nn.Module):
+class SpectralVocoder(VocoderModel):
     """Waveform from a mel spectrogram of any definition, by diffusion at frame rate.
 
     Parameters
@@ -96,6 +103,7 @@ class SpectralVocoder(nn.Module):
     """
 
     default_sampler = "ddim"
+    pooling: Tensor
 
     def __init__(
         self,
@@ -112,7 +120,9 @@ class SpectralVocoder(nn.Module):
         self.denoiser = Denoiser(magnitude, LinearFlow(), prediction="edm", noise_input="t")
         self.phase = phase
         width = magnitude.network.read_context.in_channels
-        pooling = MelSpec(stft.sample_rate, stft.n_fft, stft.n_fft, stft.hop_length, width, f_max=stft.sample_rate / 2)
+        pooling = MelSpec(
+            stft.sample_rate, stft.n_fft, stft.n_fft, stft.hop_length, width, f_max=stft.sample_rate / 2
+        )
         self.register_buffer("pooling", pooling.filterbank().T.contiguous(), persistent=False)
 
     def conditions(self, mel: Tensor, spec: MelSpec, frames: int | None = None) -> Conditions:
@@ -189,19 +199,29 @@ class SpectralVocoder(nn.Module):
         -------
         Tensor, shape (B, T, K), complex
         """
-        found = griffin_lim(magnitude, start, self.stft, samples, self.iterations, differentiable=differentiable)
+        found = griffin_lim(
+            magnitude, start, self.stft, samples, self.iterations, differentiable=differentiable
+        )
         if self.phase is None or not correct:
             return found
         consistent = self.stft(self.stft.inverse(found, samples))
         return self.phase(consistent, magnitude, conditions.prior, conditions.context)
 
     def forward(
-        self, noise: Tensor, conditions: Conditions, steps: int, samples: int, sampler: str = "ddim", gradient: int = 0
+        self,
+        noise: Tensor,
+        conditions: Conditions,
+        steps: int,
+        samples: int,
+        sampler: str = "ddim",
+        gradient: int = 0,
     ) -> Tensor:
         """Noise (B, 1, T, K-1) to waveform (B, samples) by ``steps`` evaluations; see the class."""
         magnitude = self.sample_magnitude(noise, conditions, max(1, steps - 1), sampler)
         start, _ = single_pass_phase(magnitude.detach(), self.stft)
-        spectrum = self.spectrum(magnitude, start, conditions, samples, correct=steps > 1, differentiable=gradient)
+        spectrum = self.spectrum(
+            magnitude, start, conditions, samples, correct=steps > 1, differentiable=gradient
+        )
         return self.stft.inverse(spectrum, samples)
 
     def accept(self, mel: Tensor, spec: MelSpec) -> tuple[Tensor, MelSpec, list[str]]:
@@ -225,7 +245,7 @@ class SpectralVocoder(nn.Module):
         sampler: str,
         temperature: float,
     ) -> Iterator[Tensor]:
-        """Yield the waveform in consecutive blocks; see :class:`mmdiff.audio.vocoder.VocoderModel`."""
+        """Yield the waveform in consecutive blocks; see :class:`VocoderModel`."""
         bands = bands_on_grid(mel, spec, self.stft, self.stft.frames(samples))
         return windowed_blocks(
             self, bands, seeds=seeds, samples=samples, steps=steps, sampler=sampler, temperature=temperature

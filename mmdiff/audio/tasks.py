@@ -13,8 +13,8 @@ from mmdiff.audio.losses import MultiResolutionLoss
 from mmdiff.audio.mel import PRESETS, MelSpec
 from mmdiff.audio.spectral import Conditions, SpectralVocoder
 from mmdiff.audio.wavegrad import WaveGradVocoder
-from mmdiff.diffusion.denoiser import edm_scalings
 from mmdiff.diffusion.objectives import Objective
+from mmdiff.diffusion.scalings import edm_scalings
 from mmdiff.diffusion.times import ContinuousTable
 
 
@@ -74,7 +74,9 @@ class WaveGradTask(nn.Module):
     def __init__(self, vocoder: WaveGradVocoder) -> None:
         super().__init__()
         self.vocoder = vocoder
-        self.objective = Objective(vocoder.denoiser.schedule, target="eps", norm="l1", times=ContinuousTable())
+        self.objective = Objective(
+            vocoder.denoiser.schedule, target="eps", norm="l1", times=ContinuousTable()
+        )
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Loss of a batch with ``wave`` (B, samples), whole frames long."""

@@ -125,7 +125,7 @@ def vocode_file(
             progress=progress,
         )
         length, elapsed = _write(path, blocks, voc.sample_rate)
-        used = steps or int(voc.model.default_steps)  # type: ignore[arg-type]
+        used = steps or int(voc.model.default_steps)
         yield Vocoded(source, path, length, elapsed, used, (*notes, *voc.notes), mel, spec, is_copy)
 
 

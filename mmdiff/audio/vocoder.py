@@ -3,48 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.mel_check import check
 from mmdiff.audio.resampling import resample
+from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.errors import InputError
 from mmdiff.progress import track
-
-
-class VocoderModel(Protocol):
-    """What the pipeline asks of a model: :class:`SpectralVocoder` and :class:`WaveGradVocoder` offer it."""
-
-    mel: MelSpec
-    sample_rate: int
-    default_steps: int
-    default_sampler: str
-
-    def accept(self, mel: Tensor, spec: MelSpec) -> tuple[Tensor, MelSpec, list[str]]:
-        """Convert a mel of any definition to one the model reads, and say what was done."""
-        ...
-
-    def blocks(
-        self,
-        mel: Tensor,
-        spec: MelSpec,
-        *,
-        seeds: Sequence[int],
-        samples: int,
-        steps: int,
-        sampler: str,
-        temperature: float,
-    ) -> Iterator[Tensor]:
-        """Yield the waveform (B, samples) in consecutive blocks; memory does not grow with its length."""
-        ...
-
-    def count_blocks(self, spec: MelSpec, frames: int, steps: int) -> int:
-        """How many blocks :meth:`blocks` yields for a mel of so many frames."""
-        ...
 
 
 class Vocoder:
@@ -52,8 +21,7 @@ class Vocoder:
 
     Parameters
     ----------
-    model : nn.Module
-        Offers what :class:`VocoderModel` lists.
+    model : VocoderModel
     device : str, optional
         Default: the fastest there is.
     dtype : {"auto", "float32", "bfloat16", "float16"}, optional
@@ -77,7 +45,7 @@ class Vocoder:
     torch.Size([1, 15872])
     """
 
-    def __init__(self, model: nn.Module, device: str | None = None, dtype: str | None = None) -> None:
+    def __init__(self, model: VocoderModel, device: str | None = None, dtype: str | None = None) -> None:
         self.device = pick_device(device)
         self.model = model.to(self.device).eval()
         set_compute_dtype(self.model, pick_compute_dtype(self.device, dtype))
@@ -86,14 +54,12 @@ class Vocoder:
     @property
     def sample_rate(self) -> int:
         """Sampling rate of the output in Hz."""
-        rate: int = self.model.sample_rate
-        return rate
+        return self.model.sample_rate
 
     @property
     def mel_spec(self) -> MelSpec:
         """The model's own mel definition."""
-        spec: MelSpec = self.model.mel
-        return spec
+        return self.model.mel
 
     @torch.inference_mode()
     def mel(self, wave: Tensor, sample_rate: int) -> Tensor:
@@ -154,7 +120,7 @@ class Vocoder:
         InputError
             The spectrogram does not fit its definition; the message names the preset it looks like.
         """
-        options = dict(mel_spec=mel_spec, steps=steps, sampler=sampler, temperature=temperature)
+        options = {"mel_spec": mel_spec, "steps": steps, "sampler": sampler, "temperature": temperature}
         if isinstance(mel, Tensor):
             stream = self.stream(mel, seed=seed, samples=samples, progress=progress, **options)  # type: ignore[arg-type]
             return torch.cat(list(stream), -1)
@@ -222,5 +188,7 @@ def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
     if isinstance(seed, int):
         return list(range(seed, seed + count))
     if len(seed) != count:
-        raise InputError(f"seed has {len(seed)} entries for {count} item(s); give one per item, or one number")
+        raise InputError(
+            f"seed has {len(seed)} entries for {count} item(s); give one per item, or one number"
+        )
     return [int(s) for s in seed]

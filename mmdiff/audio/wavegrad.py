@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel_convert import convert
 from mmdiff.audio.networks.wavegrad import WaveGrad
 from mmdiff.audio.noise import frame_noise
+from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid, noise_table_grid
 from mmdiff.diffusion.samplers import sample
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.registry import register
 
+
 @register
-class WaveGradVocoder(nn.Module):
+class WaveGradVocoder(VocoderModel):
     """WaveGrad as a vocoder: network, noise schedule and mel definition.
 
     Parameters
@@ -96,7 +98,7 @@ class WaveGradVocoder(nn.Module):
         sampler: str,
         temperature: float,
     ) -> Iterator[Tensor]:
-        """Yield the waveform; see :class:`mmdiff.audio.vocoder.VocoderModel`. The state is the whole waveform."""
+        """Yield the waveform; see :class:`VocoderModel`. The state is the whole waveform."""
         hop, frames = self.mel.hop_length, mel.shape[-1]
         noise = torch.stack([frame_noise(seed, 0, frames, hop).flatten() for seed in seeds])[:, None]
         wave = sample(

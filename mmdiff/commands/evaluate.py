@@ -90,7 +90,7 @@ def evaluate(
     title = Path(model).name
     shared: dict[str, Any] = {"seeds": range(seeds), "measures": measures}
     scores = evaluate_vocoder(voc, files, steps, baselines=not no_baselines, name=title, **shared)
-    default = [int(voc.model.default_steps)]  # type: ignore[arg-type]
+    default = [int(voc.model.default_steps)]
     for name, spec in specs.items():
         label = f"{title}, mel {name}"
         scores += evaluate_vocoder(voc, files, default, mel_spec=spec, baselines=False, name=label, **shared)

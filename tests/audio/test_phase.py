@@ -38,7 +38,9 @@ def test_single_pass_phase_of_a_steady_tone_advances_at_its_frequency():
     _, turns = single_pass_phase(magnitude, STFT)
     peak = int(magnitude[0, 30].argmax())
     advance = (turns[0, 20:40, peak].diff() % 1.0).mean()
-    assert abs(float(advance) - 1003.0 * 256 / 16_000 % 1.0) < 5e-3  # the bias of the parabola, 0.02 bins at most
+    assert (
+        abs(float(advance) - 1003.0 * 256 / 16_000 % 1.0) < 5e-3
+    )  # the bias of the parabola, 0.02 bins at most
 
 
 def test_single_pass_phase_carries_on_where_it_is_told_to():
@@ -62,7 +64,9 @@ def test_griffin_lim_without_momentum_never_gets_worse_and_with_it_gets_further(
 
 
 def test_griffin_lim_is_as_good_as_torchaudios():
-    wave = tone(440.0) + tone(1234.5) + 0.01 * torch.randn(1, 16_384, generator=torch.Generator().manual_seed(0))
+    wave = (
+        tone(440.0) + tone(1234.5) + 0.01 * torch.randn(1, 16_384, generator=torch.Generator().manual_seed(0))
+    )
     magnitude = STFT(wave).abs()
     torch.manual_seed(0)
     theirs = torchaudio.functional.griffinlim(
@@ -82,7 +86,9 @@ def test_griffin_lims_differentiable_steps_give_the_same_phases_and_a_gradient()
     cosine = (plain * soft.conj()).real.sum() / (plain.abs() * soft.abs()).sum()
     assert float(cosine.detach()) > 0.98
     STFT.inverse(soft, 8192).square().sum().backward()
-    assert magnitude.grad is not None and bool(magnitude.grad.isfinite().all()) and float(magnitude.grad.norm()) > 0
+    assert magnitude.grad is not None
+    assert bool(magnitude.grad.isfinite().all())
+    assert float(magnitude.grad.norm()) > 0
 
 
 def test_phase_net_turns_with_its_input_and_does_not_care_when_a_sound_starts():

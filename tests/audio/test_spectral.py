@@ -59,7 +59,8 @@ def test_vocoding_keeps_length_range_and_is_finite(vocoder):
     for frames in (1, 2, 7, 40):
         wave = vocoder(torch.randn(1, 80, frames) - 5)
         assert wave.shape == (1, max(0, frames - 1) * 256)
-        assert bool(wave.isfinite().all()) and float(wave.abs().amax() if wave.numel() else 0) <= 1
+        assert bool(wave.isfinite().all())
+        assert float(wave.abs().amax() if wave.numel() else 0) <= 1
     exact = vocoder(torch.randn(1, 80, 40) - 5, samples=40 * 256 - 100)
     assert exact.shape == (1, 40 * 256 - 100)
     with pytest.raises(InputError, match="samples=20000"):
@@ -103,7 +104,8 @@ def test_windows_give_what_the_whole_gives(monkeypatch):
 def test_frame_noise_belongs_to_its_place():
     whole = frame_noise(3, 0, 300, 4)
     torch.testing.assert_close(frame_noise(3, 70, 131, 4), whole[70:131])
-    assert abs(float(whole.mean())) < 0.1 and abs(float(whole.std()) - 1) < 0.1
+    assert abs(float(whole.mean())) < 0.1
+    assert abs(float(whole.std()) - 1) < 0.1
     assert not torch.equal(frame_noise(4, 0, 64, 4), whole[:64])
 
 
@@ -148,12 +150,14 @@ def test_training_lowers_both_losses():
         optimizer.step()
         history.append([float(losses[name]) for name in ("denoising", "unrolled")])
     first, last = history[0], history[-2]
-    assert last[0] < first[0] and last[1] < first[1]
+    assert last[0] < first[0]
+    assert last[1] < first[1]
 
 
 def test_random_mel_specs_are_valid_varied_and_reproducible():
     drawn = [random_mel_spec(torch.Generator().manual_seed(n), MEL, 1.0) for n in range(60)]
     assert drawn == [random_mel_spec(torch.Generator().manual_seed(n), MEL, 1.0) for n in range(60)]
-    assert len({spec.n_mels for spec in drawn}) > 10 and len({spec.sample_rate for spec in drawn}) == 3
+    assert len({spec.n_mels for spec in drawn}) > 10
+    assert len({spec.sample_rate for spec in drawn}) == 3
     assert all(spec.n_mels >= 80 for spec in drawn)
     assert random_mel_spec(torch.Generator().manual_seed(0), MEL, 0.0) == MEL

@@ -52,7 +52,9 @@ def test_a_perfect_denoiser_gives_back_the_sound_and_other_mels_are_converted():
     wave = Vocoder(model, device="cpu")(torch.randn(1, 20, 10) - 5, steps=6)
     torch.testing.assert_close(wave, target[0, :, : 9 * 64], atol=1e-6, rtol=0)
     converted, spec, notes = model.accept(torch.full((1, 80, 30), -5.0), preset("mmdiff-16k"))
-    assert converted.shape[1] == 20 and spec == MEL and notes
+    assert converted.shape[1] == 20
+    assert spec == MEL
+    assert notes
 
 
 def test_training_lowers_the_loss_and_the_model_survives_its_config():

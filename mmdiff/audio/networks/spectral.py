@@ -35,7 +35,8 @@ class SubBandBlock(nn.Module):
     ) -> None:
         super().__init__()
         padding = (kernel[0] // 2, kernel[1] // 2)
-        self.depthwise = nn.Conv2d(channels, channels, tuple(kernel), padding=padding, groups=channels)
+        frames, neighbours = kernel
+        self.depthwise = nn.Conv2d(channels, channels, (frames, neighbours), padding=padding, groups=channels)
         self.band_bias = nn.Parameter(torch.zeros(bands, channels))
         self.modulation = nn.Linear(level_channels, 2 * channels)
         self.widen = nn.Linear(channels, hidden)
@@ -102,8 +103,12 @@ class SubBandNet(nn.Module):
     ) -> None:
         super().__init__()
         if bins % bands:
-            raise InputError(f"bins={bins} must be a multiple of bands={bands}; try {bins // (bins // bands)}")
-        self.compute_dtype: torch.dtype | None = None  # bfloat16 for the matrix products, set by whoever runs it
+            raise InputError(
+                f"bins={bins} must be a multiple of bands={bands}; try {bins // (bins // bands)}"
+            )
+        self.compute_dtype: torch.dtype | None = (
+            None  # bfloat16 for the matrix products, set by whoever runs it
+        )
         self.bands, self.overlap, self.width, self.outputs = bands, overlap, bins // bands, outputs
         level_channels = 128
         self.embed_level = nn.Sequential(
@@ -113,7 +118,8 @@ class SubBandNet(nn.Module):
         self.read_context = nn.Conv1d(context, channels * bands, 3, padding=1)
         self.band_bias = nn.Parameter(torch.randn(bands, channels) * 0.1)
         self.blocks = nn.ModuleList(
-            SubBandBlock(channels, channels * expansion, bands, depth, level_channels, kernel) for _ in range(depth)
+            SubBandBlock(channels, channels * expansion, bands, depth, level_channels, kernel)
+            for _ in range(depth)
         )
         self.norm = nn.LayerNorm(channels)
         self.write = nn.Linear(channels, self.width * outputs)
@@ -144,10 +150,16 @@ class SubBandNet(nn.Module):
         with self._precision(planes.device):
             embedded = self.embed_level(_fourier(level.float())).float()
             pooled = self.read_context(context.transpose(1, 2)).transpose(1, 2)
-            h = self.read(tiles).float() + pooled.float().reshape(batch, frames, self.bands, -1) + self.band_bias
+            h = (
+                self.read(tiles).float()
+                + pooled.float().reshape(batch, frames, self.bands, -1)
+                + self.band_bias
+            )
             for block in self.blocks:
                 h = block(h, embedded)
-            out = self.write(self.norm(h)).float().reshape(batch, frames, self.bands, self.outputs, self.width)
+            out = (
+                self.write(self.norm(h)).float().reshape(batch, frames, self.bands, self.outputs, self.width)
+            )
         return out.permute(0, 3, 1, 2, 4).reshape(batch, self.outputs, frames, -1)
 
     def _precision(self, device: torch.device) -> torch.autocast:

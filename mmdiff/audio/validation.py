@@ -1,0 +1,70 @@
+"""How good a vocoder in training is: metrics, sound and spectrograms of a few validation clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmdiff.audio.io import read
+from mmdiff.audio.layouts import Clip
+from mmdiff.audio.metrics import evaluate
+from mmdiff.audio.vocoder import Vocoder
+from mmdiff.training.log import Validation
+
+_METRICS = ("pesq", "stoi", "log_mel_l1")
+
+
+def vocoder_validation(
+    clips: Sequence[Clip],
+    *,
+    steps: int | None = None,
+    count: int = 10,
+    keep: int = 2,
+    device: str | None = None,
+) -> Callable[[nn.Module, int], Validation]:
+    """Make the ``validate`` function of a trainer whose task has a ``vocoder``.
+
+    Parameters
+    ----------
+    clips : sequence of Clip
+        Validation recordings; ``count`` of them, evenly spaced, are copied by analysis and synthesis.
+    steps : int, optional
+        Network evaluations; default: the model's.
+    count, keep : int
+        Clips measured, and clips whose sound and spectrogram are kept.
+    device : str, optional
+
+    Returns
+    -------
+    callable
+        ``validate(task, step) -> Validation`` with the means of PESQ, STOI and log-mel L1 (those installed).
+    """
+    chosen = list(clips)[:: max(1, len(clips) // count)][:count]
+
+    def validate(task: nn.Module, step: int) -> Validation:
+        vocoder = Vocoder(task.vocoder, device)  # type: ignore[arg-type]
+        totals: dict[str, list[float]] = {}
+        audio: dict[str, tuple[Tensor, int]] = {}
+        images = {}
+        for number, clip in enumerate(chosen):
+            wave, _ = read(clip.path, sample_rate=vocoder.sample_rate)
+            estimate = copy_synthesis(vocoder, wave, steps=steps, seed=number).cpu()
+            for name, value in evaluate(wave[0], estimate[0], vocoder.sample_rate, _METRICS).items():
+                totals.setdefault(name, []).append(value)
+            if number < keep:
+                audio[f"clip{number}"] = (estimate[0], vocoder.sample_rate)
+                images[f"clip{number}"] = vocoder.mel(estimate, vocoder.sample_rate)[0].flip(0).cpu().numpy()
+        means = {name: float(torch.tensor(values).nanmean()) for name, values in totals.items()}
+        return Validation(means, audio, images)
+
+    return validate
+
+
+def copy_synthesis(vocoder: Vocoder, wave: Tensor, *, steps: int | None = None, seed: int = 0) -> Tensor:
+    """Analyse sound (1, samples) at the vocoder's rate and generate it again, at the same length."""
+    mel = vocoder.mel(wave, vocoder.sample_rate)
+    result = vocoder(mel, steps=steps, seed=seed, samples=wave.shape[1])
+    assert isinstance(result, Tensor)
+    return result
