@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.progress import track
 
+from mmdiff.audio import debian
 from mmdiff.audio.io import info, read, write
 from mmdiff.errors import InputError
 
+SOURCE = "asterisk-core-sounds"  # Debian's source package
 SAMPLE_RATE = 16_000  # Hz, that of G.722
 LANGUAGES = ("en", "es", "fr", "it", "ru")
 HELD_OUT = 8  # clips per speaker in the test split, and again in the validation split
@@ -21,6 +20,11 @@ HELD_OUT_SECONDS = (1.5, 8.0)
 SHORTEST = 0.5  # seconds; below it there are beeps and single clicks
 NOT_SPEECH = ("tt-monkeys",)  # sixteen seconds of screaming monkeys, one of Asterisk's jokes
 QUIETEST = 1e-3  # peak: -60 dBFS, which no prompt is below
+INTRODUCTION = (
+    "Telephone prompts of the Asterisk project, as packaged by Debian. Changes made here: decoded from "
+    "G.722 to 16-bit FLAC,\nrenamed; clips under half a second, silent ones and noises left out. Sound "
+    "made out of them must credit the same people."
+)
 
 
 def fetch_debian_speech(
@@ -64,18 +68,16 @@ def fetch_debian_speech(
     if _is_finished(folder, languages):
         return folder
     partial = folder.with_name(f"{folder.name}.{'-'.join(languages)}.partial")
-    unpacked = partial / ".unpacked"
+    unpacked, downloads = partial / ".unpacked", partial / ".debs"
     unpacked.mkdir(parents=True, exist_ok=True)
-    packages = _packages(languages, partial / ".debs", None if debs is None else Path(debs).expanduser())
+    packages = debian.get_packages([_package(name) for name in languages], SOURCE, downloads, debs)
     for package in packages.values():
-        _run("dpkg-deb", "-x", str(package), str(unpacked))
+        debian.run("dpkg-deb", "-x", str(package), str(unpacked), source=SOURCE)
     seconds = _decode_all(unpacked / "usr/share/asterisk/sounds", partial, progress)
     _write_split(partial, seconds)
-    _write_licences(partial, unpacked / "usr/share/doc", packages)
-    for scratch in (unpacked, partial / ".debs"):
-        shutil.rmtree(scratch, ignore_errors=True)
-    _write_sums(partial)
-    os.replace(partial, folder)  # an empty folder of that name gives way
+    covers = {_package(language): f"{language}-*" for language in languages}
+    debian.write_attribution(partial, INTRODUCTION, packages, unpacked, covers)
+    debian.finish(partial, folder, [unpacked, downloads])
     return folder
 
 
@@ -114,57 +116,19 @@ def _check_languages(languages: Sequence[str]) -> tuple[str, ...]:
     return chosen
 
 
+def _package(language: str) -> str:
+    return f"{SOURCE}-{language}-g722"
+
+
 def _is_finished(folder: Path, languages: tuple[str, ...]) -> bool:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if debian.is_vacant(folder):
         return False
-    if folder.is_dir() and (folder / "SHA256SUMS").is_file() and (folder / "LICENSES").is_dir():
-        held = {path.stem.split("-")[-2] for path in (folder / "LICENSES").glob("asterisk-*-g722.txt")}
-        if held == set(languages):
-            return True
+    if debian.credited_packages(folder) == {_package(language) for language in languages}:
+        return True
     raise InputError(
         f"folder={str(folder)!r} holds something other than the speech of languages "
         f"{', '.join(languages)}: name a folder that does not exist yet, or remove this one"
     )
-
-
-def _run(*command: str, cwd: Path | None = None) -> None:
-    """Run one Debian tool; what it said on failure becomes part of the error."""
-    advice = (
-        "on Debian or Ubuntu run `sudo apt-get update` first; elsewhere fetch the .deb files from "
-        "https://packages.debian.org/source/stable/asterisk-core-sounds and pass their folder as debs"
-    )
-    if shutil.which(command[0]) is None:
-        raise InputError(f"{command[0]} must be installed to get the speech packages: {advice}")
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}")[-500:]
-        raise InputError(f"`{' '.join(command)}` failed: {said}\n{advice}")
-
-
-def _packages(languages: tuple[str, ...], downloads: Path, debs: Path | None) -> dict[str, Path]:
-    """Return the package file of each package name, downloaded where no folder was given."""
-    if debs is not None and not debs.is_dir():
-        raise InputError(f"debs={str(debs)!r} must be a folder that holds the .deb files")
-    found = {}
-    for language in languages:
-        name = f"asterisk-core-sounds-{language}-g722"
-        if debs is None and not list(downloads.glob(f"{name}_*.deb")):
-            _download(name, downloads)
-        files = sorted((debs or downloads).glob(f"{name}_*.deb"))
-        if not files:
-            raise InputError(f"debs={str(debs)!r} must hold {name}_*.deb: `apt-get download {name}` gets it")
-        found[name] = files[-1]
-    return found
-
-
-def _download(name: str, downloads: Path) -> None:
-    """Fetch one package; a download cut short never looks like a package."""
-    incoming = downloads / "incoming"
-    shutil.rmtree(incoming, ignore_errors=True)
-    incoming.mkdir(parents=True)
-    _run("apt-get", "download", name, cwd=incoming)
-    for file in incoming.glob("*.deb"):
-        os.replace(file, downloads / file.name)
 
 
 def _decode_all(sounds: Path, out: Path, progress: bool) -> dict[str, float]:
@@ -204,40 +168,3 @@ def _prompts(sounds: Path) -> Iterator[tuple[str, str, Path]]:
 def _write_split(folder: Path, seconds: dict[str, float]) -> None:
     for name, keys in split_of(seconds).items():
         (folder / f"{name}.txt").write_text("".join(f"{key}.flac\n" for key in keys), encoding="utf-8")
-
-
-def _write_licences(folder: Path, docs: Path, packages: dict[str, Path]) -> None:
-    """Copy each package's copyright file, and say in one page whose voices these are."""
-    (folder / "LICENSES").mkdir(exist_ok=True)
-    page = [
-        "# Whose voices these are\n",
-        "Telephone prompts of the Asterisk project, as packaged by Debian. Changes made here: decoded from "
-        "G.722 to 16-bit FLAC,\nrenamed; clips under half a second, silent ones and noises left out. Sound "
-        "made out of them must credit the same people.\n",
-    ]
-    for name, package in packages.items():
-        text = (docs / name / "copyright").read_text(encoding="utf-8")
-        (folder / "LICENSES" / f"{name}.txt").write_text(text, encoding="utf-8")
-        language = name.split("-")[-2]
-        page.append(f"## {package.name}\n\n```\n{_paragraph(text, language)}\n```\n")
-    page.append("The full texts of the licences are in `LICENSES/`.\n")
-    (folder / "ATTRIBUTION.md").write_text("\n".join(page), encoding="utf-8")
-
-
-def _paragraph(text: str, language: str) -> str:
-    """Return the paragraph of a machine-readable copyright file that covers a language's prompts."""
-    paragraphs = [part.strip() for part in text.split("\n\n") if part.startswith("Files:")]
-    for pattern in (f"{language}-*", "*"):
-        for paragraph in paragraphs:
-            if paragraph.splitlines()[0] == f"Files: {pattern}":
-                return paragraph
-    return text
-
-
-def _write_sums(folder: Path) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
-        for path in files
-    ]
-    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")

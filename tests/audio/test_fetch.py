@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmdiff.audio import debian as tools
 from mmdiff.audio import fetch, io
 from mmdiff.audio.data import find_audio
 from mmdiff.errors import InputError
@@ -66,7 +67,7 @@ def debian(tmp_path, monkeypatch, noise):
     }
     commands = []
 
-    def run(*command: str, cwd: Path | None = None) -> None:
+    def run(*command: str, source: str, cwd: Path | None = None) -> None:
         commands.append(command[0])
         language = command[-1 if command[0] == "apt-get" else 2].split("-g722")[0].split("-")[-1]
         if command[0] == "apt-get":
@@ -74,7 +75,7 @@ def debian(tmp_path, monkeypatch, noise):
         else:
             shutil.copytree(content[language], command[3], dirs_exist_ok=True)
 
-    monkeypatch.setattr(fetch, "_run", run)
+    monkeypatch.setattr(tools, "run", run)
     return commands
 
 
@@ -164,8 +165,8 @@ def test_bad_requests(tmp_path, monkeypatch):
     (tmp_path / "debs").mkdir()
     with pytest.raises(InputError, match=r"apt-get download asterisk-core-sounds-en-g722"):
         fetch.fetch_debian_speech(tmp_path / "s", debs=tmp_path / "debs", languages=["en"])
-    with pytest.raises(InputError, match=r"`ls .*` failed: .*\n.*apt-get update"):
-        fetch._run("ls", str(tmp_path / "none"))
+    with pytest.raises(InputError, match=r"`ls .*` failed: .*\n.*apt-get update.*some-source"):
+        tools.run("ls", str(tmp_path / "none"), source="some-source")
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(InputError, match=r"apt-get must be installed.*elsewhere fetch the .deb files"):
         fetch.fetch_debian_speech(tmp_path / "s", languages=["en"])
