@@ -39,9 +39,11 @@ _CLASSIC = Method((0.0, 0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
 # Heun's method of order three never asks for the end of the step, where σ may be 0. One step of order three
 # (local error h⁴) leaves the whole at order four.
 _OPEN = Method((0.0, 1 / 3, 2 / 3), (1 / 4, 0.0, 3 / 4))
-# Bogacki and Shampine (1989): order three, and the midpoint rule inside it is of order two. Also open at the
-# end.
+# Bogacki and Shampine (1989): order three. The last of the errors' weights is that of the slope at the step's
+# end, of which the next step begins: from large noise to little, the inner stages see only large noise, and
+# without the end would find any step good.
 _PAIR = Method((0.0, 0.5, 0.75), (2 / 9, 1 / 3, 4 / 9))
+_PAIR_ERROR = (-5 / 72, 1 / 12, 1 / 9, -1 / 8)
 
 
 class LinePoint(NamedTuple):
@@ -145,6 +147,9 @@ class _Trial(NamedTuple):
 
     x: Tensor
     x0: Tensor
+    """Estimate of the data at the step's start, and"""
+    x0_next: Tensor
+    """at its end."""
     error: Tensor
     """Estimated error over its tolerance, (B,) on the times' device: at most 1 is good."""
 
@@ -165,11 +170,11 @@ def adaptive(
     """Probability-flow ODE to a tolerance: embedded pair of orders 3 and 2 (Bogacki and Shampine, 1989).
 
     Every item of the batch has steps of its own, so its result does not depend on its neighbours. An
-    attempted step costs three evaluations; wrap the denoiser in
+    attempted step costs three evaluations, the first one four; wrap the denoiser in
     :class:`~mmdiff.diffusion.samplers.CountEvaluations` to learn their number.
 
-    Where the grid ends at σ = 0 the last step is of first order, from σ/α = √atol / 10: networks are not
-    exact enough near clean data for an equation that divides by σ.
+    Where the grid ends at σ = 0 the last step is of first order, from σ/α = √atol / 10 or a table's first
+    step: networks are not exact enough near clean data for an equation that divides by σ.
 
     Parameters
     ----------
@@ -203,24 +208,25 @@ def adaptive(
     end = _before_clean(walk, atol)
     t, width = (v.repeat(len(x)) for v in (walk.times[0], walk.times[0] - walk.times[1]))
     x0, done = None, 0
-    for _ in range(max_steps):
-        # Items that have arrived pretend to repeat the first step; their results are dropped.
+    for attempts in range(max_steps + 1):
         active, goal = t > end, torch.maximum(t - width, end)
-        start, stop = torch.where(active, t, walk.times[0]), torch.where(active, goal, walk.times[1])
+        if not bool(active.any()):
+            return _to_clean(walk, x, end, done, callback)
+        if attempts == max_steps or bool((width < 1e-14).any()):
+            break
+        # Items that have arrived pretend to take one more step; their results are dropped.
+        start, stop = torch.where(active, t, walk.times[0]), torch.where(active, goal, end)
         trial = _attempt(walk, x, start, stop, (atol, rtol), x0)
         good = active & (trial.error <= 1)
-        x, t = torch.where(_like(good, x).bool(), trial.x, x), torch.where(good, goal, t)
+        moved = _like(good, x).bool()
+        x, x0 = torch.where(moved, trial.x, x), torch.where(moved, trial.x0_next, trial.x0)
+        t = torch.where(good, goal, t)
         factor = (0.9 * trial.error.clamp(min=1e-12) ** (-1 / 3)).clamp(0.2, 5.0)
         width = torch.where(active, (start - stop) * factor, width)
-        x0 = None if bool(good.any()) else trial.x0  # where nothing moved the first stage stands
-        if x0 is None:
+        if bool(good.any()):
             done += 1
             if callback is not None:
                 callback(done, 0, float(t.max()), x, trial.x0)
-        if bool((t <= end).all()):
-            return _to_clean(walk, x, end, done, callback)
-        if bool((width < 1e-14).any()):
-            break
     raise MmdiffError(
         f"steps fell to {float(width.min()):.1e} at t={float(t.max()):.3g} within max_steps={max_steps} "
         f"attempts: the denoiser must be finite and smooth; raise rtol={rtol} and atol={atol}, or max_steps"
@@ -228,12 +234,14 @@ def adaptive(
 
 
 def _before_clean(walk: Walk, atol: float) -> Tensor:
-    """Time to stop at: where σ/α = √atol / 10 if the grid ends at σ = 0, else the grid's end."""
+    """Time to stop at: where σ/α = √atol / 10 or a table begins if the grid ends at σ = 0, else its end."""
     end = walk.times[-1]
     if walk.points[-1].sigma > 0:
         return end
     low_noise = -2 * torch.log(end.new_tensor(0.1 * math.sqrt(atol)))
-    return walk.schedule.time_of_log_snr(low_noise).clamp(end, walk.times[0])
+    # A network trained on a table knows nothing below its first step.
+    low = walk.schedule.time_of_log_snr(low_noise).clamp(min=walk.schedule.first_time)
+    return torch.minimum(low, walk.times[0])
 
 
 def _to_clean(walk: Walk, x: Tensor, t: Tensor, done: int, callback: Callback | None) -> Tensor:
@@ -257,15 +265,19 @@ def _attempt(
     line = [LinePoint(*(_like(column, x) for column in p)) for p in line]
 
     def denoise(y: Tensor, t: Tensor) -> Tensor:
-        return walk.denoiser(y, t.flatten(), **walk.cond).to(y.dtype)
+        return walk.denoiser(y, t.flatten().to(y), **walk.cond).to(y.dtype)
 
     slopes, x0 = _slopes(denoise, x, _PAIR.nodes, line, rise, x0)
-    change = sum(w * k for w, k in zip(_PAIR.weights, slopes, strict=True))
+    end = x + sum(w * k for w, k in zip(_PAIR.weights, slopes, strict=True))
+    x0_next = denoise(end, stop)
+    alpha, sigma = _like(b.alpha, x), _like(b.sigma, x)
+    slopes.append(rise[0] * x0_next + rise[1] * (end - alpha * x0_next) / sigma)
+    difference = sum(w * k for w, k in zip(_PAIR_ERROR, slopes, strict=True))
     atol, rtol = tolerance
-    size = torch.maximum(x.abs(), (x + change).abs())
-    error = ((change - slopes[1]) / (atol + rtol * size)).flatten(1).square().mean(1).sqrt()
+    size = torch.maximum(x.abs(), end.abs())
+    error = (difference / (atol + rtol * size)).flatten(1).square().mean(1).sqrt()
     # A step so long that it overflows is merely refused.
-    return _Trial(x + change, x0, error.nan_to_num(nan=math.inf).to(start))
+    return _Trial(end, x0, x0_next, error.nan_to_num(nan=math.inf).to(start))
 
 
 def _like(values: Tensor, x: Tensor) -> Tensor:

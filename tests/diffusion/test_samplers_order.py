@@ -188,6 +188,29 @@ def test_adaptive_keeps_its_tolerance(where, clean_end):
     assert 3 < calls[1] / calls[0] < 12
 
 
+@pytest.mark.parametrize("first", [1, 3, 10, 40])
+def test_adaptive_does_not_jump_from_large_noise_over_the_data(first):
+    # An estimate of the error from inside the step alone goes from sigma 12 to 0.01 without seeing the data.
+    schedule = EDM(sigma_min=0.0)
+    x = beginnings(schedule, 1.0)
+    exact = reference(schedule, 0.0, 1.0)[-1:]
+    grid = make_grid("uniform", schedule, first)
+    got = SAMPLERS["adaptive"].fn(both(schedule), x, grid, schedule)
+    assert float((got - exact).abs().max()) < 0.05
+
+
+def test_adaptive_asks_a_table_for_no_time_below_its_first():
+    schedule, seen = BetaTable(ddpm_betas()), []
+
+    def denoiser(x, t):
+        seen.append(float(t.min()))
+        return MIXTURE.denoiser(schedule)(x, t)
+
+    x = torch.linspace(-2, 2, 3, dtype=torch.float64).reshape(3, 1, 1)
+    SAMPLERS["adaptive"].fn(denoiser, x, make_grid("uniform", schedule, 10), schedule)
+    assert min(seen) == pytest.approx(1 / 1000)
+
+
 def test_adaptive_steps_are_each_items_own():
     schedule = LinearFlow()
     x = torch.linspace(-2, 2, 4, dtype=torch.float64).reshape(4, 1, 1)
