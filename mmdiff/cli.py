@@ -13,6 +13,7 @@ COMMANDS = {
     "recipes": "mmdiff.commands.recipes:recipes",
     "cp": "mmdiff.commands.recipes:cp",
     "run": "mmdiff.commands.recipes:run",
+    "fetch": "mmdiff.commands.fetch:fetch",
     "evaluate": "mmdiff.commands.evaluate:evaluate",
     "info": "mmdiff.commands.info:info",
 }

@@ -19,6 +19,7 @@ SURFACE = {
     "recipes": "",
     "cp": "NAME DEST --overwrite",
     "run": "NAME",
+    "fetch": "NAME FOLDER --debs",
     "evaluate": "REFERENCE ESTIMATE --model --split --steps --mel-presets --seeds --measures --limit "
     "--no-baselines --device --dtype --out --json",
     "info": "--json",
@@ -58,8 +59,9 @@ def test_help_explains_every_option_and_gives_examples_that_parse(name):
     assert examples
     for example in examples:
         words = example.split()
-        assert words[:2] == ["mmdiff", name]
-        parser.parse_args(words[2:3] if name == "run" else words[2:])
+        assert words[0] == "mmdiff"
+        example_parser = _parser(words[1])
+        example_parser.parse_args(words[2:3] if words[1] == "run" else words[2:])
 
 
 def test_overview_lists_the_commands_and_does_not_load_torch(mmdiff_process):

@@ -141,7 +141,7 @@ class MelSpec:
 
     def frames(self, samples: int) -> int:
         """Count the frames that a wave of ``samples`` samples gives."""
-        length = samples + 2 * self._padding
+        length = samples + 2 * self.padding
         return (length - self.n_fft) // self.hop_length + 1
 
     def samples(self, frames: int) -> int:
@@ -180,12 +180,13 @@ class MelSpec:
         return self.compress(bands)
 
     @property
-    def _padding(self) -> int:
+    def padding(self) -> int:
+        """Samples added on either side of the sound."""
         return self.n_fft // 2 if self.centred else (self.n_fft - self.hop_length) // 2
 
     def spectrogram(self, wave: Tensor) -> Tensor:
         """|STFT|^power of the definition; shape (B, n_fft/2 + 1, frames)."""
-        pad = self._padding
+        pad = self.padding
         mode = "reflect" if wave.shape[-1] > pad else "constant"
         padded = F.pad(wave[:, None], (pad, pad), mode=mode)[:, 0]
         if padded.shape[-1] < self.n_fft:

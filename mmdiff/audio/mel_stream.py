@@ -33,7 +33,7 @@ def stream_mel(blocks: Iterable[Tensor], spec: MelSpec) -> Iterator[Tensor]:
     InputError
         The sound is too short for a definition without centring.
     """
-    hop, padding = spec.hop_length, _padding(spec)
+    hop, padding = spec.hop_length, spec.padding
     margin = (math.ceil(2 * padding / hop) + 1) * hop  # past to keep, in samples
     held: Tensor | None = None
     origin, done = 0, 0  # first sample held; frames given out
@@ -50,8 +50,3 @@ def stream_mel(blocks: Iterable[Tensor], spec: MelSpec) -> Iterator[Tensor]:
         tail = spec(held)[..., done - origin // hop :]
         if tail.shape[-1]:
             yield tail
-
-
-def _padding(spec: MelSpec) -> int:
-    """Count the samples that the definition adds on either side of the sound."""
-    return spec.n_fft // 2 if spec.centred else (spec.n_fft - spec.hop_length) // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -32,6 +33,9 @@ def dispatch(commands: Mapping[str, str], argv: list[str]) -> int:
     int
         Exit status: 0 all went well, 1 some inputs failed, 2 the request makes no sense, 130 interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text that can be printed
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview(commands))
         return OK if argv else USAGE

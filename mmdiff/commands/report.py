@@ -16,7 +16,7 @@ def say(text: str) -> None:
 
 def say_json(record: Mapping[str, Any]) -> None:
     """Print a result for a program: one JSON object on one line, null where a number does not exist."""
-    print(json.dumps(finite(record), ensure_ascii=False), flush=True)
+    print(json.dumps(finite(record)), flush=True)
 
 
 def remark(text: str) -> None:

@@ -70,7 +70,7 @@ def vocode(
         first 30 seconds).
     json : bool
         Print one JSON object for each sound made, with measures of quality where the input is sound (over
-        its first 60 seconds).
+        its first 60 seconds), or for each input that failed, with the error.
 
     Examples
     --------
@@ -118,7 +118,10 @@ def _one(voc: Vocoder, job: Job, settings: dict[str, Any], plot: bool, json: boo
             if plot:
                 _plot(made)
     except (MmdiffError, OSError, MemoryError) as error:
-        failed(f"{job.source}: {error or 'not enough memory'}")
+        reason = str(error) or "not enough memory"
+        failed(f"{job.source}: {reason}")
+        if json:
+            say_json({"input": str(job.source), "error": reason})
         return False
     return True
 

@@ -53,6 +53,21 @@ def test_broken_file_is_named_and_the_others_are_finished(mmdiff_command, tiny_m
     assert made == ["clips.vocoded/a.wav", "clips.vocoded/deeper/b.wav"]
 
 
+def test_json_has_an_object_for_a_failure_too(mmdiff_command, tiny_model, folder):
+    outcome = mmdiff_command("vocode", folder, "--model", tiny_model, "--json")
+    records = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [("error" in r, "output" in r) for r in records] == [(False, True), (True, False), (False, True)]
+    assert records[1]["input"] == str(folder / "broken.wav")
+
+
+def test_names_that_cannot_be_printed(mmdiff_process, tiny_model, speech):
+    name = speech.with_name("sp\udce9ech\n.wav")
+    speech.rename(name)
+    outcome = mmdiff_process("vocode", name, "--model", tiny_model, "-o", speech.with_name("x.wav"), "--json")
+    assert outcome.status == 0, outcome.err
+    assert json.loads(outcome.out)["input"] == str(name)
+
+
 def test_a_file_alone_sounds_as_it_does_among_others(mmdiff_command, tiny_model, folder, tmp_path):
     mmdiff_command("vocode", folder, "--model", tiny_model)
     mmdiff_command("vocode", folder / "deeper" / "b.flac", "--model", tiny_model, "-o", tmp_path / "b.wav")
