@@ -10,6 +10,7 @@ import importlib
 import json
 import pkgutil
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def save_model(
         write_tensors(
             temporary / "model.safetensors", named_tensors(model), half=parameters.keys() if half else ()
         )
+        shutil.copymode(temporary / "config.json", temporary / "model.safetensors")  # safetensors writes 0600
         (temporary / "README.md").write_text(card or _card(model, folder.name, extra), encoding="utf-8")
     return folder
 
