@@ -49,7 +49,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, half: Container[
                 "limit 65504); save with half=False, or look for a diverged training run"
             )
         stored[name] = kept.contiguous()
-    save_file(stored, path)
+    save_tensors(path, stored)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write contiguous tensors as they are, with the permissions that a new file has (safetensors: its owner's)."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata)
+    path.chmod(mode)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mmdiff.audio.mel import MelSpec
 from mmdiff.errors import CheckpointError, InputError
 from mmdiff.files import atomic_file
 from mmdiff.registry import from_config, to_config
+from mmdiff.weights import save_tensors
 
 MEL_SUFFIXES = frozenset({".npy", ".npz", ".pt", ".pth", ".safetensors"})
 _NAMES = ("mel", "mels", "mel_spectrogram", "mel_outputs_postnet", "spectrogram")
@@ -105,7 +105,7 @@ def write_mel(path: str | Path, mel: Tensor, spec: MelSpec | None = None) -> Pat
                 np.save(file, values.numpy())
         else:
             metadata = None if spec is None else {_SPEC_KEY: json.dumps(to_config(spec))}
-            save_file({"mel": values}, temporary, metadata)
+            save_tensors(temporary, {"mel": values}, metadata)
     return path
 
 

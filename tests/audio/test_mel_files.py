@@ -19,7 +19,10 @@ MEL = torch.arange(12.0).reshape(3, 4)
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
 def test_round_trip(tmp_path, suffix):
     spec = preset("hifigan-22k:log10")
-    mel, stated = read_mel(write_mel(tmp_path / f"new/mel{suffix}", MEL, spec))
+    path = write_mel(tmp_path / f"new/mel{suffix}", MEL, spec)
+    mel, stated = read_mel(path)
+    (tmp_path / "any").touch()
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
     assert torch.equal(mel, MEL[None])
     assert stated == (spec if suffix == ".safetensors" else None)
 
