@@ -40,9 +40,9 @@ def per_item_time(t: Tensor | float, x: Tensor) -> Tensor:
     InputError
         The shape of t is neither () nor (B,).
     """
-    t = torch.as_tensor(t, device=x.device)
-    if not t.is_floating_point():
-        t = t.to(torch.float32)
+    if not isinstance(t, Tensor):
+        t = torch.tensor(t, device=x.device, dtype=_state_dtype(x))
+    t = t.to(x.device) if t.is_floating_point() else t.to(x.device, torch.float32)
     if t.ndim == 0 or t.shape == (1,):
         return t.expand(len(x))
     if t.shape != (len(x),):

@@ -249,6 +249,13 @@ class TinyNetworkOfTheDenoiserTest(nn.Module):
         return self.conv(x)
 
 
+def test_a_number_as_time_keeps_the_digits_of_the_sample() -> None:
+    denoiser, x = exact_denoiser(CosineVP(), "v"), normal(2, 1, 5)
+    assert torch.equal(denoiser(x, 0.3), denoiser(x, torch.tensor(0.3, dtype=torch.float64)))
+    assert per_item_time(1, x.half()).dtype == torch.float32
+    assert per_item_time(0.3, x.to("meta")).device.type == "meta"
+
+
 def test_a_denoiser_is_rebuilt_from_its_config() -> None:
     first = Denoiser(TinyNetworkOfTheDenoiserTest(2), CosineVP(), "v", "log_snr", clamp=(-1.0, 1.0))
     second = from_config(to_config(first))
