@@ -16,10 +16,7 @@ from mmdiff.errors import InputError
 __all__ = ["SCALES", "Checked", "Guess", "check", "identify"]
 
 UNDERSHOOT, OVERSHOOT = 2.5, 1.5  # nepers outside the possible range that predicted spectrograms may stray
-DECISIVE, SUSPICIOUS = (
-    7.0,
-    3.0,
-)  # nats by which another hypothesis must win for values in range to be refused, noted
+DECISIVE, SUSPICIOUS = 7.0, 3.0  # nats by which a rival must win for possible values to be refused, noted
 
 
 @dataclass(frozen=True)

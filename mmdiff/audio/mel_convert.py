@@ -225,7 +225,7 @@ def rebase(
     convention : {"ln", "log10", "db", "db10", "db20", "lmnt", "linear", "standardised", "db_below_peak"}
         What the numbers are: a logarithm of the bands (``db10`` is 10 log10, ``db20`` 20 log10, ``db``
         the one that suits ``spec.power``), LMNT's normalised decibels, the bands themselves, values of
-        ``spec`` from which ``mean`` was subtracted before dividing by ``std``, or decibels of which the loudest is 0.
+        ``spec`` from which ``mean`` was subtracted before dividing by ``std``, or decibels below the loudest.
     spec : MelSpec
     mean, std : float or Tensor, shape (n_mels,)
         For "standardised".

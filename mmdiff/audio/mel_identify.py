@@ -30,16 +30,12 @@ RIPPLE = 1.7  # second difference over bands in loud frames: harmonics and forma
 # Logarithm of the largest of span, roughness and ripple over typical. Noise lowers the first, smoothing the
 # others; only another logarithm lowers all three.
 LIVELINESS = (0.0, 0.2, math.inf)
-ROOM = (
-    6.0  # nepers from floor to loudest value, below which sound near the floor looks lifeless whatever it is
-)
+MOSTLY_SILENT = 0.5  # share of values at the floor above which only level and floor are judged
+ROOM = 6.0  # nepers from floor to loudest value; with less, any sound looks lifeless
 TILT = (-2.0, 1.3, 1.3)
 STANDARD_DEVIATION = 2.1
 FLOOR_FOUND, FLOOR_ELSEWHERE = 4.0, -4.0  # log-likelihood of a repeated lowest value
-RELABELLED, LMNT_RELABELLED = (
-    -2.5,
-    -4.0,
-)  # of a preset's bands with another logarithm; LMNT's are seldom redone
+RELABELLED, LMNT_RELABELLED = -2.5, -4.0  # of a preset with another logarithm; LMNT's seldom gets one
 
 SCALES = {
     "preset": "as defined",
@@ -84,7 +80,10 @@ class Guess:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is looked at in the values of a mel spectrogram (B, n, frames)."""
+    """What is looked at in the values of a mel spectrogram (B, n, frames).
+
+    ``low`` and ``high`` bound 98 % of the values above the lowest, ``repeated`` is the share of the lowest.
+    """
 
     lowest: float
     low: float
@@ -99,22 +98,23 @@ class Summary:
 
     @classmethod
     def of(cls, mel: Tensor) -> Summary:
-        """Summarise; ``repeated`` is the share of values equal to the lowest."""
+        """Summarise four items at most, and of each the middle frames."""
         skip = max(0, (mel.shape[-1] - MOST_FRAMES) // 2)
         mel = mel[:MOST_ITEMS, :, skip : skip + MOST_FRAMES].detach().double()
         values = mel.flatten().sort().values
-        last = len(values) - 1
         lowest, highest = float(values[0]), float(values[-1])
-        margin = 1e-4 * (highest - lowest)
+        margin = 1e-6 * (highest - lowest)  # a floor is met exactly, up to rounding
+        audible = values[values > lowest + margin] if highest > lowest else values
+        last = len(audible) - 1
         return cls(
             lowest,
-            float(values[round(0.01 * last)]),
-            float(values[round(0.99 * last)]),
+            float(audible[round(0.01 * last)]),
+            float(audible[round(0.99 * last)]),
             highest,
             float(values.mean()),
             float(values.std(correction=0)),
             float((values <= lowest + margin).double().mean()),
-            _roughness(mel, lowest + 10 * margin),
+            _roughness(mel, lowest + 1e3 * margin),
             _ripple(mel),
             mel.median(-1).values.median(0).values,
         )
@@ -154,23 +154,26 @@ class Hypothesis:
         low, high, lowest, highest = (
             (v - self.offset) / self.gain for v in (seen.low, seen.high, seen.lowest, seen.highest)
         )
-        total = self.prior + _fit(bound - highest, HEADROOM) + _fit(high - low, SPAN)
-        total -= 20 * max(0.0, highest - bound - 0.7)
+        total = self.prior + _fit(bound - highest, HEADROOM) - 20 * max(0.0, highest - bound - 0.7)
         if self.scale in ("preset", "lmnt"):  # elsewhere the floor is anyone's
             total -= 2 * max(0.0, (floor - lowest) / 0.5) ** 2
         if seen.repeated > 0.002 and self.scale not in ("standardised", "db_below_peak"):
             total += FLOOR_FOUND if abs(lowest - floor) < 0.05 else FLOOR_ELSEWHERE
-        lively = max((high - low) / SPAN[0], seen.ripple / self.gain / RIPPLE)
+        if seen.repeated < MOSTLY_SILENT:
+            total += self._texture(seen, (high - low), highest - floor)
+        return total
+
+    def _texture(self, seen: Summary, span: float, room: float) -> float:
+        tilt, widening = _tilt(self.spec, seen.medians)
+        total = _fit(span, SPAN)
+        if not math.isnan(tilt):
+            total += _fit(tilt / self.gain - widening, TILT)
+        lively = max(span / SPAN[0], seen.ripple / self.gain / RIPPLE)
         if seen.roughness > 0:
             roughness = math.log(seen.roughness / self.gain)
             total += _fit(roughness, LOG_ROUGHNESS)
             lively = max(lively, math.exp(roughness - LOG_ROUGHNESS[0]))
-        if highest - floor > ROOM:
-            total += _fit(math.log(max(lively, 1e-3)), LIVELINESS)
-        tilt, widening = _tilt(self.spec, seen.medians)
-        if not math.isnan(tilt):
-            total += _fit(tilt / self.gain - widening, TILT)
-        return total
+        return total + (_fit(math.log(max(lively, 1e-3)), LIVELINESS) if room > ROOM else 0.0)
 
     def reasons(self, seen: Summary) -> tuple[str, ...]:
         """Say what speaks for the hypothesis."""
