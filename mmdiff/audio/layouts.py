@@ -68,10 +68,8 @@ def find_audio(source: str | os.PathLike[str], layout: str = "auto", split: str 
     root = Path(source).expanduser()
     if not root.exists():
         raise InputError(f"source={str(root)!r} does not exist: give a folder of sound files or a manifest")
-    if root.is_file() or layout == "manifest":
-        clips = _of_manifest(root, split)
-    else:
-        clips = _of_folder(root, layout, split)
+    is_manifest = root.is_file() or layout == "manifest"
+    clips = _of_manifest(root, split) if is_manifest else _of_folder(root, layout, split)
     if not clips:
         raise InputError(
             f"source={str(root)!r} (layout={layout!r}, split={split!r}) has no sound files: "
