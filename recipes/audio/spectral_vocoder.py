@@ -47,6 +47,8 @@ def main(
     depth: int = 8,
     bands: int = 16,
     iterations: int = 16,
+    final_iterations: int = 32,
+    final_steps: int = 2,
     crop_frames: int = 64,
     batch_size: int = 8,
     magnitude_steps: int = 5000,
@@ -81,7 +83,9 @@ def main(
         channels: Width of both networks.
         depth: Their number of blocks.
         bands: Frequency bands that share weights.
-        iterations: Griffin-Lim iterations between the networks.
+        iterations: Griffin-Lim iterations between the networks in training.
+        final_iterations: The same in the finished model; more cost little and give more.
+        final_steps: Network evaluations of the finished model by default.
         crop_frames: Length of training crops in hops.
         batch_size: Crops per update of the first training.
         magnitude_steps: Updates of the first training.
@@ -107,7 +111,8 @@ def main(
     mel = MelSpec(sample_rate, n_fft, n_fft, hop_length, n_mels, f_max=sample_rate / 2)
     network = {"channels": channels, "depth": depth, "bands": bands}
     phase = PhaseNet(stft, **network)
-    vocoder = SpectralVocoder(stft, mel, MagnitudeNet(stft, **network), phase, iterations)
+    magnitude = MagnitudeNet(stft, **network)
+    vocoder = SpectralVocoder(stft, mel, magnitude, phase, iterations)
     set_compute_dtype(vocoder, pick_compute_dtype(pick_device(device), dtype))
 
     crops = AudioCrops(
@@ -147,7 +152,10 @@ def main(
         **common,
     )
     load_weights(task, trainer.fit(resume=resume))
-    save_model(vocoder, run_dir / "model")
+    finished = SpectralVocoder(stft, mel, magnitude, phase, final_iterations, final_steps)
+    print(
+        f"saved {save_model(finished, run_dir / 'model')}; measure it: mmdiff evaluate {data} --split test ..."
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from mmdiff.errors import InputError
@@ -143,24 +144,18 @@ class SubBandNet(nn.Module):
         -------
         Tensor, shape (B, outputs, T, bins), float32
         """
-        batch, _, frames, _ = planes.shape
         tiles = F.pad(planes, (self.overlap, self.overlap))
         tiles = tiles.unfold(-1, self.width + 2 * self.overlap, self.width)
-        tiles = tiles.permute(0, 2, 3, 1, 4).reshape(batch, frames, self.bands, -1)
+        tiles = rearrange(tiles, "b plane frame band bin -> b frame band (plane bin)")
         with self._precision(planes.device):
             embedded = self.embed_level(_fourier(level.float())).float()
-            pooled = self.read_context(context.transpose(1, 2)).transpose(1, 2)
-            h = (
-                self.read(tiles).float()
-                + pooled.float().reshape(batch, frames, self.bands, -1)
-                + self.band_bias
-            )
+            pooled = self.read_context(rearrange(context, "b frame c -> b c frame")).float()
+            pooled = rearrange(pooled, "b (band c) frame -> b frame band c", band=self.bands)
+            h = self.read(tiles).float() + pooled + self.band_bias
             for block in self.blocks:
                 h = block(h, embedded)
-            out = (
-                self.write(self.norm(h)).float().reshape(batch, frames, self.bands, self.outputs, self.width)
-            )
-        return out.permute(0, 3, 1, 2, 4).reshape(batch, self.outputs, frames, -1)
+            out = self.write(self.norm(h)).float()
+        return rearrange(out, "b frame band (plane bin) -> b plane frame (band bin)", plane=self.outputs)
 
     def _precision(self, device: torch.device) -> torch.autocast:
         dtype = self.compute_dtype or torch.bfloat16
