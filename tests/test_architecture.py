@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,18 @@ def test_every_room_has_a_place_and_imports_point_one_way():
 def test_the_core_knows_no_media_and_no_files():
     for file in (PACKAGE / "diffusion").rglob("*.py"):
         assert set(_imports(file)) <= {"diffusion", "errors", "registry"}, file
+
+
+def test_no_file_is_a_copy_of_another():
+    lines = {}
+    for file in _files():
+        text = file.read_text(encoding="utf-8").splitlines()
+        body = {line.strip() for line in text if len(line.strip()) > 20 and "import" not in line}
+        if len(body) >= 20:
+            lines[file] = body
+    for (one, a), (other, b) in itertools.combinations(lines.items(), 2):
+        shared = len(a & b) / min(len(a), len(b))
+        assert shared < 0.3, f"{one} and {other} share {shared:.0%} of their lines: write them once"
 
 
 def test_nobody_imports_relatively():

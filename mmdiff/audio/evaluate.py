@@ -134,7 +134,13 @@ def evaluate_vocoder(
 
 def _at(voc: Vocoder, spec: MelSpec, steps: int | None, name: str, temperature: float = 1.0) -> System:
     def synthesise(mel: Tensor, samples: int, seed: int) -> Tensor:
-        options = {"steps": steps, "seed": seed, "samples": samples, "temperature": temperature}
+        options = {
+            "steps": steps,
+            "seed": seed,
+            "samples": samples,
+            "temperature": temperature,
+            "measured": True,
+        }
         return torch.cat(list(voc.stream(mel[None], mel_spec=spec, **options)), -1)[0]  # type: ignore[arg-type]
 
     used = steps or int(voc.model.default_steps)

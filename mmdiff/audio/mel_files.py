@@ -65,13 +65,19 @@ def read_mel(path: str | Path) -> tuple[Tensor, MelSpec | None]:
     try:
         content, spec = _READERS[path.suffix.lower()](path)
     except _ERRORS as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (
+            "it holds more than arrays" if isinstance(error, pickle.UnpicklingError) else _first_line(error)
+        )
         raise InputError(
             f"path={str(path)!r} cannot be read as a mel spectrogram: {reason}. Write it again, as plain "
             "numbers: np.save or torch.save of one array or tensor"
         ) from None
     mel = _as_tensor(_choose(content, path), path)
     return mel if mel.ndim == 3 else mel[None], spec
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def write_mel(path: str | Path, mel: Tensor, spec: MelSpec | None = None) -> Path:

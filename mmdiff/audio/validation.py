@@ -65,6 +65,6 @@ def vocoder_validation(
 def copy_synthesis(vocoder: Vocoder, wave: Tensor, *, steps: int | None = None, seed: int = 0) -> Tensor:
     """Analyse sound (1, samples) at the vocoder's rate and generate it again, at the same length."""
     mel = vocoder.mel(wave, vocoder.sample_rate)
-    result = vocoder(mel, steps=steps, seed=seed, samples=wave.shape[1])
+    result = vocoder(mel, mel_spec=vocoder.mel_spec, steps=steps, seed=seed, samples=wave.shape[1])
     assert isinstance(result, Tensor)
     return result

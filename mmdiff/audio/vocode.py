@@ -103,15 +103,18 @@ def vocode_file(
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if is_copy := source.suffix.lower() not in MEL_SUFFIXES:
         spec = mel_spec or voc.mel_spec
-        mel, seconds = analyse(source, spec, progress=progress)
-        mels = mel
-        notes: tuple[str, ...] = ()
+        mel, seconds, peak = analyse(source, spec, progress=progress)
+        mels, notes = mel, _remarks(peak)
         samples: int | None = min(round(seconds * voc.sample_rate), _longest(voc, mel, spec))
     else:
         mels, stated = read_mel(source)
         spec = mel_spec or stated or voc.mel_spec
-        checked = check(mels, spec)
+        checked = check(mels, spec, declared=(mel_spec or stated) is not None)
         mels, notes, samples = checked.mel, tuple(checked.notes), None
+        if spec.samples(mels.shape[2]) < 1:
+            raise InputError(
+                f"path={str(source)!r} has 1 frame, which lasts no time: there must be at least 2"
+            )
     for i, mel in enumerate(mels):
         path = target if len(mels) == 1 else target.with_stem(f"{target.stem}-{i}")
         blocks = voc.stream(
@@ -122,6 +125,7 @@ def vocode_file(
             seed=seed + i,
             temperature=temperature,
             samples=samples,
+            measured=True,  # or has been checked, all items together
             progress=progress,
         )
         length, elapsed = _write(path, blocks, voc.sample_rate)
@@ -129,7 +133,7 @@ def vocode_file(
         yield Vocoded(source, path, length, elapsed, used, (*notes, *voc.notes), mel, spec, is_copy)
 
 
-def analyse(path: Path, spec: MelSpec, *, progress: bool = False) -> tuple[Tensor, float]:
+def analyse(path: Path, spec: MelSpec, *, progress: bool = False) -> tuple[Tensor, float, float]:
     """Mel spectrogram of a sound file of any length, its channels averaged.
 
     Returns
@@ -137,13 +141,16 @@ def analyse(path: Path, spec: MelSpec, *, progress: bool = False) -> tuple[Tenso
     mel : Tensor, shape (1, n_mels, frames)
     seconds : float
         Length of the sound.
+    peak : float
+        Its largest magnitude.
     """
-    samples = 0
+    samples, peak = 0, 0.0
 
     def counted(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        nonlocal samples
+        nonlocal samples, peak
         for block in blocks:
             samples += block.shape[-1]
+            peak = max(peak, float(block.abs().max()))
             yield block
 
     show = progress and path.is_file() and path.stat().st_size > LONG_BYTES
@@ -152,7 +159,15 @@ def analyse(path: Path, spec: MelSpec, *, progress: bool = False) -> tuple[Tenso
     )
     with torch.inference_mode():
         mel = torch.cat(list(stream_mel(counted(blocks), spec)), -1)
-    return mel, samples / spec.sample_rate
+    return mel, samples / spec.sample_rate, peak
+
+
+def _remarks(peak: float) -> tuple[str, ...]:
+    if peak < io.SILENT:
+        return ("the sound is silent: check the recording",)
+    if peak > 1.1:  # resampling alone can add a little to a full-scale recording
+        return (f"the sound has a peak of {peak:.3g}: the result is clipped at 1; scale it to [-1, 1] first",)
+    return ()
 
 
 def _longest(voc: Vocoder, mel: Tensor, spec: MelSpec) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio.mel import MelSpec, preset
-from mmdiff.audio.mel_check import check
+from mmdiff.audio.mel_check import Checked, check
 from mmdiff.audio.resampling import resample
 from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
@@ -141,16 +141,25 @@ class Vocoder:
         seed: int | Sequence[int] = 0,
         temperature: float = 1.0,
         samples: int | None = None,
+        measured: bool = False,
         progress: bool = False,
     ) -> Iterator[Tensor]:
         """Generate the waveform of :meth:`__call__` block by block, in memory that does not grow with its length.
+
+        Parameters
+        ----------
+        mel : Tensor, shape (B, n_mels, frames) or (n_mels, frames)
+        mel_spec, steps, sampler, seed, temperature, samples, progress
+            As for :meth:`__call__`.
+        measured : bool
+            ``mel`` (B, n_mels, frames) has just been computed by ``mel_spec``: there is nothing to check.
 
         Yields
         ------
         Tensor, shape (B, samples of the block)
         """
         spec = preset(mel_spec) if isinstance(mel_spec, str) else mel_spec or self.mel_spec
-        checked = check(mel, spec, declared=mel_spec is not None)
+        checked = Checked(mel, []) if measured else check(mel, spec, declared=mel_spec is not None)
         mel, spec, notes = self.model.accept(checked.mel.to(self.device), spec)
         self.notes = [*checked.notes, *notes]
         steps = self.model.default_steps if steps is None else steps

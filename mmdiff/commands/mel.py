@@ -53,7 +53,7 @@ def mel(
         from mmdiff.audio.vocode import analyse
 
         try:
-            values, seconds = analyse(Path(job.source), spec, progress=True)
+            values, seconds, _ = analyse(Path(job.source), spec, progress=True)
             write_mel(job.target, values[0], spec)
         except (MmdiffError, OSError, MemoryError) as error:
             failed(f"{job.source}: {error or 'not enough memory'}")

@@ -151,6 +151,34 @@ def test_inputs_are_never_replaced(mmdiff_command, tiny_model, speech):
     assert speech.read_bytes() == before
 
 
+@pytest.mark.parametrize("kind", ["silence", "loud", "tone", "faint"])
+def test_sound_that_resembles_no_speech_is_vocoded_all_the_same(mmdiff_command, tiny_model, tmp_path, kind):
+    tone = torch.sin(torch.arange(8000) / 3.0)
+    wave = {"silence": 0 * tone, "loud": 300 * tone, "tone": tone, "faint": 1e-3 * tone}[kind]
+    io.write(tmp_path / "x.wav", wave, 16_000, bits=32)
+    outcome = mmdiff_command("vocode", tmp_path / "x.wav", "--model", tiny_model)
+    assert outcome.status == 0, outcome.err
+    remark = {"silence": "is silent", "loud": "peak of 300"}.get(kind)
+    assert remark in outcome.err if remark else outcome.err == ""
+
+
+def test_named_definition_is_believed(mmdiff_command, tiny_model, speech, tmp_path):
+    mel = preset("vocos-24k-100")(io.read(speech, sample_rate=24_000)[0])
+    options = ("--model", tiny_model, "--mel-preset", "bigvgan-24k-100")
+    np.save(tmp_path / "mel.npy", mel.clamp_min(-11.5).numpy())
+    outcome = mmdiff_command("vocode", tmp_path / "mel.npy", *options)
+    assert outcome.status == 0, outcome.err
+
+
+def test_one_frame_lasts_no_time(mmdiff_command, tiny_model, tmp_path):
+    np.save(tmp_path / "mel.npy", np.full((80, 1), -5, np.float32))
+    outcome = mmdiff_command(
+        "vocode", tmp_path / "mel.npy", "--model", tiny_model, "--mel-preset", "mmdiff-16k"
+    )
+    assert outcome.status == 1
+    assert "has 1 frame" in outcome.err
+
+
 def test_missing_file_fails_alone(mmdiff_command, tiny_model, speech, tmp_path):
     outcome = mmdiff_command("vocode", tmp_path / "gone.wav", speech, "--model", tiny_model)
     assert outcome.status == 1
