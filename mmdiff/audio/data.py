@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio.cache import DecodedClips
-from mmdiff.audio.layouts import Clip, find_audio
+from mmdiff.audio.layouts import Clip, find_audio, find_train_valid
 from mmdiff.audio.resampling import check_rate
 from mmdiff.errors import InputError
 
-__all__ = ["AudioCrops", "Clip", "Crop", "find_audio"]
+__all__ = ["AudioCrops", "Clip", "Crop", "find_audio", "find_train_valid"]
 
 
 class Crop(TypedDict):

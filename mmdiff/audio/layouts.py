@@ -78,6 +78,52 @@ def find_audio(source: str | os.PathLike[str], layout: str = "auto", split: str 
     return clips
 
 
+def find_train_valid(source: str | os.PathLike[str], layout: str = "auto") -> tuple[list[Clip], list[Clip]]:
+    """List the clips to train on and, apart from them, those to validate on.
+
+    They are the splits ``train`` and ``valid`` (LibriTTS: ``dev``) where the dataset has them. What it does not
+    split is split here: of every fifty clips one validates, evenly spaced, 1 to 100 of them.
+
+    Parameters
+    ----------
+    source, layout
+        As for :func:`find_audio`.
+
+    Returns
+    -------
+    train, valid : list of Clip
+
+    Raises
+    ------
+    InputError
+        As for :func:`find_audio`, or nothing is left to train on.
+    """
+    splits = {name: _has_split(Path(source).expanduser(), layout, name) for name in ("train", "valid", "dev")}
+    train = find_audio(source, layout, "train" if splits["train"] else None)
+    named = next((name for name in ("valid", "dev") if splits[name]), None)
+    if named is None:
+        count = min(100, max(1, len(train) // 50))
+        valid = [train[(2 * i + 1) * len(train) // (2 * count)] for i in range(count)]
+    else:
+        valid = find_audio(source, layout, named)
+    if named is None or not splits["train"]:
+        held = {clip.path for clip in valid}
+        train = [clip for clip in train if clip.path not in held]
+    if not train:
+        raise InputError(f"source={str(source)!r} must hold two recordings or more: one of them validates")
+    return train, valid
+
+
+def _has_split(root: Path, layout: str, split: str) -> bool:
+    if not root.is_dir():
+        return False
+    if any((root / f"{split}{suffix}").is_file() for suffix in _MANIFESTS):
+        return True
+    if layout == "libritts" or (layout == "auto" and _recognise(root) == "libritts"):
+        return any(_is_libritts_part(p) and p.name.startswith(split) for p in (root, *_folders(root)))
+    return (root / split).is_dir()
+
+
 def _of_folder(root: Path, layout: str, split: str | None) -> list[Clip]:
     if split is not None:
         for suffix in _MANIFESTS:

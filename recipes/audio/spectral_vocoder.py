@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from mmdiff.audio.data import AudioCrops, find_audio
+from mmdiff.audio.data import AudioCrops, find_train_valid
 from mmdiff.audio.fetch import fetch_debian_speech
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.phase import PhaseNet
@@ -70,8 +70,8 @@ def main(
     """Train a spectral vocoder.
 
     Args:
-        data: Folder or manifest of recordings (LJSpeech, VCTK, LibriTTS layouts, or any), with train/valid splits
-            where it has them.
+        data: Folder or manifest of recordings (LJSpeech, VCTK, LibriTTS layouts, or any). Where it has no splits
+            train and valid, one recording in fifty validates.
         run_dir: Gets checkpoints, logs and the finished model.
         layout: How ``data`` is laid out; see mmdiff.audio.data.find_audio.
         fetch: Build ``data`` from Debian's free speech packages first (54 MB, needs apt-get).
@@ -115,10 +115,9 @@ def main(
     vocoder = SpectralVocoder(stft, mel, magnitude, phase, iterations)
     set_compute_dtype(vocoder, pick_compute_dtype(pick_device(device), dtype))
 
-    crops = AudioCrops(
-        find_audio(data, layout, "train"), sample_rate, crop_frames * hop_length, seed=seed, align=hop_length
-    )
-    validate = vocoder_validation(find_audio(data, layout, "valid"), device=device)
+    train, valid = find_train_valid(data, layout)
+    crops = AudioCrops(train, sample_rate, crop_frames * hop_length, seed=seed, align=hop_length)
+    validate = vocoder_validation(valid, device=device)
     common = {
         "weight_decay": 0.01, "warmup_steps": 100, "ema": (ema,), "seed": seed, "validate": validate,
         "validate_every": validate_every, "checkpoint_every": checkpoint_every, "workers": workers,

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from mmdiff.audio.data import AudioCrops, find_audio
+from mmdiff.audio.data import AudioCrops, find_train_valid
 from mmdiff.audio.fetch import fetch_debian_speech
 from mmdiff.audio.mel import preset
 from mmdiff.audio.networks.wavegrad_presets import wavegrad_base, wavegrad_large, wavegrad_small
@@ -52,8 +52,8 @@ def main(
     """Train a WaveGrad vocoder.
 
     Args:
-        data: Folder or manifest of recordings (LJSpeech, VCTK, LibriTTS layouts, or any), with train/valid splits
-            where it has them.
+        data: Folder or manifest of recordings (LJSpeech, VCTK, LibriTTS layouts, or any). Where it has no splits
+            train and valid, one recording in fifty validates.
         run_dir: Gets checkpoints, logs and the finished model.
         layout: How ``data`` is laid out; see mmdiff.audio.data.find_audio.
         fetch: Build ``data`` from Debian's free speech packages first (54 MB, needs apt-get).
@@ -85,7 +85,8 @@ def main(
     vocoder = WaveGradVocoder(spec, network, BetaTable(wavegrad_betas()), sampling_steps)
 
     hop, rate = spec.hop_length, spec.sample_rate
-    crops = AudioCrops(find_audio(data, layout, "train"), rate, crop_frames * hop, seed=seed, align=hop)
+    train, valid = find_train_valid(data, layout)
+    crops = AudioCrops(train, rate, crop_frames * hop, seed=seed, align=hop)
     task = WaveGradTask(vocoder)
     trainer = Trainer(
         run_dir,
@@ -97,7 +98,7 @@ def main(
         warmup_steps=100,
         ema=(ema,),
         precision=precision,
-        validate=vocoder_validation(find_audio(data, layout, "valid"), device=device),
+        validate=vocoder_validation(valid, device=device),
         validate_every=validate_every,
         checkpoint_every=checkpoint_every,
         workers=workers,

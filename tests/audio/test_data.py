@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mmdiff.audio import cache, io
-from mmdiff.audio.data import AudioCrops, Clip, find_audio
+from mmdiff.audio.data import AudioCrops, Clip, find_audio, find_train_valid
 from mmdiff.audio.loudness import loudness
 from mmdiff.errors import InputError
 
@@ -62,6 +62,38 @@ def test_a_split_is_a_manifest_or_a_subfolder(tmp_path):
     assert find_audio(tmp_path, split="test") == [Clip(tmp_path / "test/ben/3.wav", "ben")]
     with pytest.raises(InputError, match=r"split='valid'.*valid.txt"):
         find_audio(tmp_path, split="valid")
+
+
+def names(clips):
+    return [clip.path.stem for clip in clips]
+
+
+def test_what_has_no_splits_is_split_for_validation(tmp_path):
+    for n in range(120):
+        sound(tmp_path / f"{n:03}.wav")
+    train, valid = find_train_valid(tmp_path)
+    assert names(valid) == ["030", "090"]
+    assert sorted(names(train + valid)) == [f"{n:03}" for n in range(120)]
+    text(tmp_path / "few.txt", "001.wav\n002.wav\n")
+    assert [names(part) for part in find_train_valid(tmp_path / "few.txt")] == [["001"], ["002"]]
+    text(tmp_path / "one.txt", "001.wav\n")
+    with pytest.raises(InputError, match=r"one\.txt' must hold two recordings"):
+        find_train_valid(tmp_path / "one.txt")
+
+
+def test_splits_that_a_dataset_has_are_kept(tmp_path):
+    for name in ("train/1.wav", "train/2.wav", "valid/3.wav"):
+        sound(tmp_path / "both" / name)
+    assert [names(part) for part in find_train_valid(tmp_path / "both")] == [["1", "2"], ["3"]]
+    for name in ("1.wav", "2.wav", "valid/3.wav"):
+        sound(tmp_path / "valid_only" / name)
+    assert [names(part) for part in find_train_valid(tmp_path / "valid_only")] == [["1", "2"], ["3"]]
+    for part, n in (("train-clean-100", 1), ("train-other-500", 2), ("dev-clean", 3), ("test-clean", 4)):
+        sound(tmp_path / "libri" / part / "84" / "121" / f"{n}.wav")
+    assert [names(part) for part in find_train_valid(tmp_path / "libri")] == [["1", "2"], ["3"]]
+    text(tmp_path / "both/train.txt", "train/nothing.wav\n")
+    with pytest.raises(InputError, match=r"names .*nothing.wav"):
+        find_train_valid(tmp_path / "both")
 
 
 def test_ljspeech(tmp_path):
