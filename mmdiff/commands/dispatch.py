@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import io
-import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import mmdiff
+from mmdiff.commands.report import say, silence
 from mmdiff.errors import MmdiffError
 from mmdiff.parsing import describe, parse
 
@@ -36,12 +36,9 @@ def dispatch(commands: Mapping[str, str], argv: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text that can be printed
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_overview(commands))
+    if not argv or argv[0] in ("-h", "--help", "--version"):
+        say(mmdiff.__version__ if argv[:1] == ["--version"] else _overview(commands))
         return OK if argv else USAGE
-    if argv[0] == "--version":
-        print(mmdiff.__version__)
-        return OK
     name, *rest = argv
     if name not in commands:
         _complain("mmdiff", f"command {name!r} must be one of {', '.join(commands)}; see mmdiff --help")
@@ -63,8 +60,8 @@ def _guarded(prog: str, function: Callable[..., int | None], argv: list[str]) ->
             return status or OK
     except SystemExit as stop:  # from the parser, which has printed help or a complaint
         return int(stop.code or OK)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        silence()
         return OK
     except MmdiffError as error:
         _complain(prog, str(error))

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def say(text: str) -> None:
-    """Print a result for a reader."""
-    print(text, flush=True)
+    """Print a result for a reader; one who has left, such as `head`, does not stop the work."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        silence()
 
 
 def say_json(record: Mapping[str, Any]) -> None:
     """Print a result for a program: one JSON object on one line, null where a number does not exist."""
-    print(json.dumps(finite(record)), flush=True)
+    say(json.dumps(finite(record)))
+
+
+def silence() -> None:
+    """Send what is printed from now on nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def remark(text: str) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -58,6 +61,22 @@ def test_json_has_an_object_for_a_failure_too(mmdiff_command, tiny_model, folder
     records = [json.loads(line) for line in outcome.out.splitlines()]
     assert [("error" in r, "output" in r) for r in records] == [(False, True), (True, False), (False, True)]
     assert records[1]["input"] == str(folder / "broken.wav")
+
+
+def test_nobody_listening_is_no_failure(tiny_model, speech):
+    made = speech.with_name("x.wav")
+    vocode = shlex.join(
+        map(str, (sys.executable, "-m", "mmdiff", "vocode", speech, "--model", tiny_model, "-o", made))
+    )
+    for command in (vocode, f"{sys.executable} -m mmdiff --help"):
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", f"{command} > >(exec 0<&-)"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    assert made.exists()
 
 
 def test_names_that_cannot_be_printed(mmdiff_process, tiny_model, speech):
