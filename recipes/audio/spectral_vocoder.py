@@ -152,9 +152,8 @@ def main(
     )
     load_weights(task, trainer.fit(resume=resume))
     finished = SpectralVocoder(stft, mel, magnitude, phase, final_iterations, final_steps)
-    print(
-        f"saved {save_model(finished, run_dir / 'model')}; measure it: mmdiff evaluate {data} --split test ..."
-    )
+    folder = save_model(finished, run_dir / "model")
+    print(f"saved {folder}; measure it: mmdiff evaluate RECORDINGS --model {folder}")
 
 
 if __name__ == "__main__":
