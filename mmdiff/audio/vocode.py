@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmdiff.audio import io
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.mel_check import check
+from mmdiff.audio.mel_check import check, describe
 from mmdiff.audio.mel_files import MEL_SUFFIXES, read_mel
 from mmdiff.audio.mel_stream import stream_mel
 from mmdiff.audio.vocoder import Vocoder
@@ -111,6 +111,9 @@ def vocode_file(
         spec = mel_spec or stated or voc.mel_spec
         checked = check(mels, spec, declared=(mel_spec or stated) is not None)
         mels, notes, samples = checked.mel, tuple(checked.notes), None
+        if mel_spec is None and stated is None:
+            assumed = f"read as {describe(spec)}, the model's own definition"
+            notes = (f"{assumed}; if it has another, name it with --mel-preset", *notes)
         if spec.samples(mels.shape[2]) < 1:
             raise InputError(
                 f"path={str(source)!r} has 1 frame, which lasts no time: there must be at least 2"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import mmdiff
@@ -31,7 +34,8 @@ def dispatch(commands: Mapping[str, str], argv: list[str]) -> int:
     Returns
     -------
     int
-        Exit status: 0 all went well, 1 some inputs failed, 2 the request makes no sense, 130 interrupted.
+        Exit status: 0 all went well, 1 some inputs failed, 2 the request makes no sense, 130 interrupted,
+        143 terminated.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -44,10 +48,28 @@ def dispatch(commands: Mapping[str, str], argv: list[str]) -> int:
         _complain("mmdiff", f"command {name!r} must be one of {', '.join(commands)}; see mmdiff --help")
         return USAGE
     try:
-        return _guarded(f"mmdiff {name}", _function(commands[name]), rest)
+        with _termination_as_exit():
+            return _guarded(f"mmdiff {name}", _function(commands[name]), rest)
     except KeyboardInterrupt:
         _complain(f"mmdiff {name}", "interrupted")
         return INTERRUPTED
+
+
+@contextlib.contextmanager
+def _termination_as_exit() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that half-written files are removed; the trainer has its own handler."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _guarded(prog: str, function: Callable[..., int | None], argv: list[str]) -> int:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -222,3 +224,31 @@ def test_metrics_are_left_out_where_their_packages_are_missing(
     metrics = json.loads(outcome.out)["metrics"]
     assert "pesq" not in metrics
     assert "lsd" in metrics
+
+
+def test_a_spectrogram_without_a_stated_definition_is_said_to_be_read_as_the_models(
+    mmdiff_command, tiny_model, tmp_path
+):
+    path = tmp_path / "mel.npy"
+    np.save(path, np.random.default_rng(0).normal(-5, 1, (80, 12)).astype(np.float32))
+    silent = mmdiff_command("vocode", path, "--model", tiny_model)
+    assert silent.status == 0
+    assert "name it with --mel-preset" in silent.err
+    named = mmdiff_command("vocode", path, "--model", tiny_model, "--mel-preset", "mmdiff-16k")
+    assert "name it with --mel-preset" not in named.err
+
+
+def test_termination_leaves_nothing_half_written(mmdiff_command, tiny_model, tmp_path, monkeypatch):
+    def stream(*_, **__):
+        yield torch.zeros(1, 1600)
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield torch.zeros(1, 1600)
+
+    monkeypatch.setattr("mmdiff.audio.vocoder.Vocoder.stream", stream)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    np.save(folder / "mel.npy", np.full((80, 12), -5, np.float32))
+    before = signal.getsignal(signal.SIGTERM)
+    assert mmdiff_command("vocode", folder / "mel.npy", "--model", tiny_model).status == 128 + signal.SIGTERM
+    assert [p.name for p in folder.iterdir()] == ["mel.npy"]
+    assert signal.getsignal(signal.SIGTERM) is before
