@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdiff.commands.report import finite, say, say_json, table
+from mmdiff.commands.report import failed, finite, say, say_json, table
 from mmdiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def evaluate(
     dtype: str = "auto",
     out: str | None = None,
     json: bool = False,
-) -> None:
+) -> int:
     """Measure how close sound is to recordings: a model's copy-synthesis of them, or given files.
 
     A model is compared with what needs no model: Griffin-Lim from the same spectrogram, the model's pipeline
@@ -74,16 +74,18 @@ def evaluate(
     mmdiff evaluate data/speech-16k --split test --mel-presets all -o results.json
     mmdiff evaluate recordings/ recordings.vocoded/
     """
+    _check_measures(measures)
     if estimate is not None:
         _evaluate_files(reference, estimate, measures, out, json)
-        return
+        return 0
     if seeds < 1 or not steps or min(steps) < 1 or (limit is not None and limit < 1):
         raise InputError(f"seeds={seeds}, steps={steps} and limit={limit} must be positive")
     import mmdiff
     from mmdiff.audio.evaluate import evaluate_vocoder
     from mmdiff.audio.mel import PRESETS, preset
 
-    files = _recordings(reference, split, limit)
+    recordings = _recordings(reference, split, limit)
+    files = [path for path in recordings if _readable(path)]
     names = list(PRESETS) if mel_presets == ["all"] else mel_presets
     specs = {name: preset(name) for name in names}
     voc = mmdiff.load(model, device, dtype)
@@ -95,6 +97,27 @@ def evaluate(
         label = f"{title}, mel {name}"
         scores += evaluate_vocoder(voc, files, default, mel_spec=spec, baselines=False, name=label, **shared)
     _report(scores, measures, out, json)
+    return 0 if len(files) == len(recordings) else 1
+
+
+def _check_measures(measures: list[str]) -> None:
+    from mmdiff.audio.metrics import METRICS
+
+    if unknown := [name for name in measures if name not in METRICS]:
+        raise InputError(f"measures={unknown} must be some of {', '.join(METRICS)}")
+
+
+def _readable(path: Path) -> bool:
+    """Read a recording through once, so that a broken one is named and the others are measured."""
+    from mmdiff.audio import io
+
+    try:
+        for _ in io.stream(path):
+            pass
+    except InputError as error:
+        failed(f"{path}: {error}")
+        return False
+    return True
 
 
 def _recordings(reference: str, split: str | None, limit: int | None) -> list[Path]:

@@ -48,4 +48,12 @@ def test_nothing_to_pair_is_a_usage_error(mmdiff_command, speech, folder):
 def test_unknown_measure_is_a_usage_error(mmdiff_command, tiny_model, speech):
     outcome = mmdiff_command("evaluate", speech, "--model", tiny_model, "--measures", "beauty")
     assert outcome.status == 2
-    assert "name='beauty' must be a known measure" in outcome.err
+    assert "measures=['beauty'] must be some of pesq" in outcome.err
+
+
+def test_a_broken_recording_is_named_and_the_others_are_measured(mmdiff_command, tiny_model, folder):
+    options = ("--model", tiny_model, "--steps", 1, "--seeds", 1, "--no-baselines", *FAST)
+    outcome = mmdiff_command("evaluate", folder, *options)
+    assert outcome.status == 1
+    assert "broken.wav" in outcome.err
+    assert "tiny" in outcome.out
