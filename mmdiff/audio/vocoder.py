@@ -183,8 +183,8 @@ class Vocoder:
     def _length(self, spec: MelSpec, frames: int, samples: int | None) -> int:
         rate = self.sample_rate / spec.sample_rate
         longest = round(frames * spec.hop_length * rate)
-        if samples is None:
-            return round(spec.samples(frames) * rate)
+        if samples is None:  # a single frame, which has a centre but no length, is heard for a hop
+            return round(max(spec.samples(frames), spec.hop_length) * rate)
         if not 0 < samples <= longest:
             raise InputError(
                 f"samples={samples} must be between 1 and {longest}: {frames} frames of {spec.hop_length} samples "

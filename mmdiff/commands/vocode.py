@@ -52,7 +52,8 @@ def vocode(
     model : str
         Shipped model (see "mmdiff info"), model folder, or Hugging Face hub id owner/name.
     steps : int, optional
-        Network evaluations: more is slower and, up to a point, better. Default: the model's.
+        Steps of the model: network evaluations, unless the sampler takes several to a step. More is slower
+        and, up to a point, better. Default: the model's.
     sampler : str, optional
         Sampler by name; default: the model's.
     seed : int
@@ -132,7 +133,7 @@ def _tell(made: Vocoded, sample_rate: int, json: bool) -> None:
             remark(f"{made.input.name}: {note}")
         say(
             f"{made.output}  {made.seconds:.2f} s of sound in {made.elapsed:.2f} s "
-            f"(real-time factor {made.real_time_factor:.3f}, {made.steps} network evaluations)"
+            f"(real-time factor {made.real_time_factor:.3f}, {made.steps} steps)"
         )
         return
     record: dict[str, Any] = {

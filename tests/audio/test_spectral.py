@@ -58,9 +58,9 @@ def test_state_and_magnitude_are_inverse_and_the_mel_is_met():
 def test_vocoding_keeps_length_range_and_is_finite(vocoder):
     for frames in (1, 2, 7, 40):
         wave = vocoder(torch.randn(1, 80, frames) - 5)
-        assert wave.shape == (1, max(0, frames - 1) * 256)
+        assert wave.shape == (1, max(1, frames - 1) * 256)
         assert bool(wave.isfinite().all())
-        assert float(wave.abs().amax() if wave.numel() else 0) <= 1
+        assert float(wave.abs().amax()) <= 1
     exact = vocoder(torch.randn(1, 80, 40) - 5, samples=40 * 256 - 100)
     assert exact.shape == (1, 40 * 256 - 100)
     with pytest.raises(InputError, match="samples=20000"):
