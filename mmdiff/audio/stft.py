@@ -103,7 +103,7 @@ class Stft:
         frames = torch.fft.irfft(spectrum, n=self.n_fft) * window
         wave = self._overlap_add(frames)
         half = self.n_fft // 2
-        envelope = self._envelope(spectrum.shape[1], spectrum.device, spectrum.real.dtype)
+        envelope = _inverse_envelope(self, spectrum.shape[1], spectrum.device, spectrum.real.dtype)
         return (wave * envelope)[:, half : half + samples]
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
@@ -114,9 +114,6 @@ class Stft:
         for i in range(1, parts):
             total = total + F.pad(pieces[i], (0, 0, i, parts - 1 - i))
         return total.reshape(batch, -1)
-
-    def _envelope(self, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        return _inverse_envelope(self, count, device, dtype)
 
 
 @functools.lru_cache(maxsize=64)

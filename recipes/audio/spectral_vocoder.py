@@ -17,6 +17,7 @@ The model folder is ``RUN/model``. Run it with one of
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -118,39 +119,36 @@ def main(
     train, valid = find_train_valid(data, layout)
     crops = AudioCrops(train, sample_rate, crop_frames * hop_length, seed=seed, align=hop_length)
     validate = vocoder_validation(valid, device=device)
-    common = {
-        "weight_decay": 0.01, "warmup_steps": 100, "ema": (ema,), "seed": seed, "validate": validate,
-        "validate_every": validate_every, "checkpoint_every": checkpoint_every, "workers": workers,
-        "device": device,
-    }  # fmt: skip
+
+    def train_stage(name: str, task: SpectralTask, **settings: Any) -> None:
+        trainer = Trainer(
+            run_dir / name,
+            task,
+            crops,
+            weight_decay=0.01,
+            warmup_steps=100,
+            ema=(ema,),
+            validate=validate,
+            validate_every=validate_every,
+            checkpoint_every=checkpoint_every,
+            workers=workers,
+            device=device,
+            seed=seed,
+            **settings,
+        )
+        load_weights(task, trainer.fit(resume=resume))
 
     phase.requires_grad_(False)
     task = SpectralTask(vocoder, denoising=1.0, unrolled=0.0, variety=variety)
-    trainer = Trainer(
-        run_dir / "magnitude",
-        task,
-        crops,
-        steps=magnitude_steps,
-        batch_size=batch_size,
-        learning_rate=magnitude_rate,
-        **common,
-    )
-    load_weights(task, trainer.fit(resume=resume))
+    train_stage("magnitude", task, steps=magnitude_steps, batch_size=batch_size, learning_rate=magnitude_rate)
 
     phase.requires_grad_(True)
     task = SpectralTask(vocoder, denoising, 1.0, unrolled_steps, variety, share=0.5)
     crops.seed += 1  # crops not seen in this order before
-    trainer = Trainer(
-        run_dir / "joint",
-        task,
-        crops,
-        steps=joint_steps,
-        batch_size=joint_batch,
-        learning_rate=joint_rate,
-        grad_clip=0.5,  # gradients through Griffin-Lim have a long tail
-        **common,
-    )
-    load_weights(task, trainer.fit(resume=resume))
+    # Gradients through Griffin-Lim have a long tail: clip them sooner.
+    settings = {"steps": joint_steps, "batch_size": joint_batch, "learning_rate": joint_rate}
+    train_stage("joint", task, grad_clip=0.5, **settings)
+
     finished = SpectralVocoder(stft, mel, magnitude, phase, final_iterations, final_steps)
     folder = save_model(finished, run_dir / "model")
     print(f"saved {folder}; measure it: mmdiff evaluate RECORDINGS --model {folder}")
