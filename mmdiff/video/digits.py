@@ -148,7 +148,9 @@ class MovingDigits:
     variety : float in [0, 1]
         Share of captions worded in another way, or silent about colour or motion.
     late : float in [0, 1]
-        Share of clips cut out of a longer video: they start ``first`` > 0 frames after what the caption says.
+        Share of clips cut out of a longer video: they start up to ``latest`` frames after what the caption
+        describes.
+    latest : int > 0
     deform : float in [0, 1]
         Strength of rotation and shear; 1 is up to 8 degrees.
 
@@ -158,8 +160,6 @@ class MovingDigits:
     >>> item["video"].shape, item["video"].dtype
     (torch.Size([3, 4, 32, 32]), torch.uint8)
     """
-
-    LATEST = 48  # frames after a caption that late clips may start at
 
     def __init__(
         self,
@@ -171,6 +171,7 @@ class MovingDigits:
         pairs: float = 0.0,
         variety: float = 0.0,
         late: float = 0.0,
+        latest: int = 48,
         deform: float = 1.0,
     ) -> None:
         if frames < 1 or stride < 1:
@@ -180,7 +181,7 @@ class MovingDigits:
         self.glyphs, digits = handwriting(split)
         self.of_digit = [torch.nonzero(digits == d)[:, 0] for d in range(len(DIGITS))]
         self.split, self.frames, self.size, self.stride, self.seed = split, frames, size, stride, seed
-        self.pairs, self.variety, self.late, self.deform = pairs, variety, late, deform
+        self.pairs, self.variety, self.late, self.latest, self.deform = pairs, variety, late, latest, deform
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         """Return clip ``n`` >= 0.
@@ -192,7 +193,7 @@ class MovingDigits:
             video; ``label`` (digit, motion, colour) of the first figure; ``figures``, how many there are.
         """
         random = np.random.default_rng((self.seed, self.split == "train", n))
-        first = int(random.integers(1, self.LATEST + 1)) if random.random() < self.late else 0
+        first = int(random.integers(1, self.latest + 1)) if random.random() < self.late else 0
         figures = [self._figure(random) for _ in range(1 + (random.random() < self.pairs))]
         return self.item(figures, random, first)
 

@@ -1,0 +1,276 @@
+"""What a clip is generated from, and how a network is told: one small module for each kind of condition.
+
+A conditioner turns what the user gave (caption ids, a class, actions, known frames, a small clip) into some of
+three things every network of this room understands: a vector for each clip or frame, tokens to attend to, and
+planes beside the noisy frames. :class:`ConditionedNetwork` joins them, so that a denoiser is called as
+``denoiser(x, t, caption=ids, actions=actions)``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmdiff.errors import InputError
+from mmdiff.registry import register
+
+
+class Told(NamedTuple):
+    """A condition in the network's terms. S is 1, or 1 + stills: the clip, then each still.
+
+    Attributes
+    ----------
+    vector : Tensor, shape (B, S, V), or (B, F, V) for conditions given per frame, or None
+    tokens : Tensor, shape (B, S, L, E), or None
+    seen : Tensor of bool, shape (B, S, L), or None
+        Which tokens are not padding.
+    planes : Tensor, shape (B, P, F, H, W), or None
+    """
+
+    vector: Tensor | None = None
+    tokens: Tensor | None = None
+    seen: Tensor | None = None
+    planes: Tensor | None = None
+
+
+class Conditioner(nn.Module, ABC):
+    """One kind of condition.
+
+    Attributes
+    ----------
+    name : str
+        Keyword under which the condition is given.
+    """
+
+    name: str
+
+    @abstractmethod
+    def forward(self, value: Tensor, x: Tensor) -> Told:
+        """Say ``value`` in the network's terms; ``x`` (B, C, F, H, W) is the noisy clip."""
+
+    @abstractmethod
+    def null(self, value: Tensor) -> Tensor:
+        """What stands for the condition's absence, shaped like ``value``."""
+
+
+@register
+class ClassCondition(Conditioner):
+    """One of several classes.
+
+    Parameters
+    ----------
+    classes : int > 0
+    width : int
+        V, channels of the network's condition vector.
+    name : str
+    """
+
+    def __init__(self, classes: int, width: int, name: str = "label") -> None:
+        super().__init__()
+        self.name, self.classes = name, classes
+        self.embed = nn.Embedding(classes + 1, width)
+        nn.init.normal_(self.embed.weight, std=0.5)
+
+    def forward(self, value: Tensor, x: Tensor) -> Told:
+        """Embed classes: int64 (B,) or (B, 1 + stills), in 0 ... ``classes`` (the last is none of them)."""
+        return Told(vector=self.embed(value if value.ndim == 2 else value[:, None]))
+
+    def null(self, value: Tensor) -> Tensor:
+        """Return the index after the last class."""
+        return torch.full_like(value, self.classes)
+
+
+@register
+class ActionCondition(Conditioner):
+    """What is done in each frame: of several actions, one or none.
+
+    Parameters
+    ----------
+    actions : int > 0
+    width : int
+        V, channels of the network's condition vector.
+    name : str
+    """
+
+    def __init__(self, actions: int, width: int, name: str = "actions") -> None:
+        super().__init__()
+        self.name, self.actions = name, actions
+        self.embed = nn.Embedding(actions + 1, width)
+        nn.init.normal_(self.embed.weight, std=0.5)
+
+    def forward(self, value: Tensor, x: Tensor) -> Told:
+        """Embed actions: int64 (B, F), in 0 ... ``actions`` (the last is unknown)."""
+        if value.shape[-1] != x.shape[2]:
+            raise InputError(
+                f"actions={tuple(value.shape)} must hold one for each of the clip's {x.shape[2]} frames"
+            )
+        return Told(vector=self.embed(value))
+
+    def null(self, value: Tensor) -> Tensor:
+        """Return the index after the last action."""
+        return torch.full_like(value, self.actions)
+
+
+@register
+class KnownFrames(Conditioner):
+    """Frames that are given, with a mask: prediction, interpolation, and anything else trained for.
+
+    Parameters
+    ----------
+    channels : int
+        Of a frame.
+    name : str
+
+    Notes
+    -----
+    The value is (B, C + 1, F, H, W): frames in the network's own range where known and 0 elsewhere, then the
+    mask. It is laid beside the noisy frames as planes.
+    """
+
+    def __init__(self, channels: int = 3, name: str = "known") -> None:
+        super().__init__()
+        self.name, self.channels = name, channels
+
+    def forward(self, value: Tensor, x: Tensor) -> Told:
+        """Pass the planes on."""
+        if value.shape[1:] != (self.channels + 1, *x.shape[2:]):
+            raise InputError(
+                f"{self.name}={tuple(value.shape)} must be (B, {self.channels + 1}, *{tuple(x.shape[2:])}): "
+                "frames, then their mask"
+            )
+        return Told(planes=value)
+
+    def null(self, value: Tensor) -> Tensor:
+        """Return zeros: nothing is known."""
+        return torch.zeros_like(value)
+
+
+@register
+class SmallClip(Conditioner):
+    """The clip at low resolution, for a stage that sharpens it, with noise augmentation.
+
+    Parameters
+    ----------
+    channels : int
+        Of a frame.
+    width : int
+        V, channels of the network's condition vector.
+    name : str
+
+    Notes
+    -----
+    The value is (B, C + 1, f, h, w): the small clip in the network's own range, noised to the level σ in
+    [0, 1] that its last channel holds (variance preserving: √(1-σ²) x + σ n). Training draws σ, so that the
+    stage bears with the flaws of the stage before it (Ho et al. 2021, 2106.15282, section 4); sampling takes
+    a small one. The clip is enlarged by linear interpolation in time and space.
+    """
+
+    def __init__(self, channels: int = 3, width: int = 256, name: str = "small") -> None:
+        super().__init__()
+        self.name, self.channels = name, channels
+        self.level = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, value: Tensor, x: Tensor) -> Told:
+        """Enlarge the clip; embed its noise level."""
+        size = tuple(x.shape[2:])
+        large = nn.functional.interpolate(value[:, :-1].float(), size, mode="trilinear", align_corners=False)
+        sigma = value[:, -1].flatten(1).mean(1)
+        return Told(vector=self.level(sigma[:, None])[:, None], planes=large)
+
+    def null(self, value: Tensor) -> Tensor:
+        """Return the clip fully noised away: zeros at level 1."""
+        return torch.cat((torch.zeros_like(value[:, :-1]), torch.ones_like(value[:, -1:])), 1)
+
+
+@register
+class ConditionedNetwork(nn.Module):
+    """A space-time network and what it is told.
+
+    Parameters
+    ----------
+    network : nn.Module
+        As :class:`mmdiff.video.unet.SpaceTimeUNet`.
+    conditioners : tuple of Conditioner
+        With different names. Each condition may be left out of a call: it then counts as absent.
+
+    Raises
+    ------
+    InputError
+        Two conditioners have one name.
+    """
+
+    def __init__(self, network: nn.Module, conditioners: tuple[Conditioner, ...] = ()) -> None:
+        super().__init__()
+        self.network = network
+        self.conditioners = nn.ModuleDict({c.name: c for c in conditioners})
+        if len(self.conditioners) < len(conditioners):
+            raise InputError(f"conditioners={[c.name for c in conditioners]} must have different names")
+
+    def forward(
+        self,
+        x: Tensor,
+        level: Tensor,
+        *,
+        positions: Tensor | None = None,
+        stills: int = 0,
+        **conditions: Tensor,
+    ) -> Tensor:
+        """Evaluate on ``x`` (B, C, F, H, W) at log-SNR ``level`` (B,), given conditions by name.
+
+        Raises
+        ------
+        InputError
+            There is no conditioner for a condition.
+        """
+        if unknown := sorted(set(conditions) - set(self.conditioners)):
+            raise InputError(
+                f"condition {', '.join(unknown)} must be one of those the model was trained with: "
+                f"{', '.join(self.conditioners) or 'none'}"
+            )
+        told = [self.conditioners[name](value, x) for name, value in conditions.items()]
+        joined = _join(told, x.shape[2], stills)
+        return self.network(x, level, positions=positions, stills=stills, **joined)
+
+    def nulls(
+        self, conditions: Mapping[str, Tensor], names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """What stands for the absence of the given conditions (those in ``names``, default all)."""
+        chosen = conditions if names is None else [n for n in conditions if n in names]
+        return {name: self.conditioners[name].null(conditions[name]) for name in chosen}  # type: ignore[operator]
+
+
+def _join(told: Sequence[Told], frames: int, stills: int) -> dict[str, Any]:
+    """Sum vectors, put tokens one after the other, stack planes."""
+    joined: dict[str, Any] = {}
+    for each in told:
+        if each.vector is not None:
+            vector = _per_frame(each.vector, frames, stills)
+            joined["vector"] = joined["vector"] + vector if "vector" in joined else vector
+    tokens = [each for each in told if each.tokens is not None]
+    if tokens:
+        joined["tokens"] = torch.cat([each.tokens for each in tokens], 2)  # type: ignore[misc]
+        joined["seen"] = torch.cat([_seen(each) for each in tokens], 2)
+    planes = [each.planes for each in told if each.planes is not None]
+    if planes:
+        joined["planes"] = torch.cat(planes, 1)
+    return joined
+
+
+def _per_frame(vector: Tensor, frames: int, stills: int) -> Tensor:
+    if vector.shape[1] == frames:
+        return vector
+    if vector.shape[1] == 1:
+        return vector.expand(-1, frames, -1)
+    assert vector.shape[1] == 1 + stills, f"vector={tuple(vector.shape)}, stills={stills}"
+    return torch.cat((vector[:, :1].expand(-1, frames - stills, -1), vector[:, 1:]), 1)
+
+
+def _seen(told: Told) -> Tensor:
+    assert told.tokens is not None
+    if told.seen is not None:
+        return told.seen
+    return torch.ones(told.tokens.shape[:3], dtype=torch.bool, device=told.tokens.device)

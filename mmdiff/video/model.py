@@ -1,0 +1,97 @@
+"""A model of clips: network, schedule and everything needed to go from pixels to its space and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mmdiff.diffusion.denoiser import Denoiser
+from mmdiff.diffusion.schedules import Schedule
+from mmdiff.registry import register
+from mmdiff.video.captions import CaptionEncoder
+from mmdiff.video.conditioning import ConditionedNetwork
+
+
+@register
+class ClipModel(nn.Module):
+    """A denoiser of clips with what its users need to know.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Called as ``network(x, level, **conditions)``; a :class:`ConditionedNetwork` takes conditions by name.
+    schedule : Schedule
+    prediction, noise_input, dynamic_threshold
+        See :class:`mmdiff.diffusion.denoiser.Denoiser`.
+    channels, frames, size, fps
+        Of the clips it was trained on: colours, frames, (height, width) in pixels, frames a second.
+    mean, std : float
+        Of pixels in [-1, 1]: the network sees (pixel - mean) / std.
+    clamp : bool
+        Keep denoised pixels within [-1, 1].
+    steps, sampler, grid, guidance
+        Used if nothing else is asked for; guidance 1 is none.
+
+    Attributes
+    ----------
+    denoiser : Denoiser
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        prediction: str = "v",
+        noise_input: str = "log_snr",
+        channels: int = 3,
+        frames: int = 16,
+        size: tuple[int, int] = (32, 32),
+        fps: float = 8.0,
+        mean: float = 0.0,
+        std: float = 1.0,
+        clamp: bool = True,
+        dynamic_threshold: float | None = None,
+        steps: int = 20,
+        sampler: str = "dpmpp_2m",
+        grid: str = "log_snr",
+        guidance: float = 1.0,
+    ) -> None:
+        super().__init__()
+        limits = ((-1 - mean) / std, (1 - mean) / std) if clamp else None
+        self.denoiser = Denoiser(
+            network, schedule, prediction, noise_input, clamp=limits, dynamic_threshold=dynamic_threshold
+        )
+        self.channels, self.frames, self.size, self.fps = channels, frames, tuple(size), fps
+        self.mean, self.std = mean, std
+        self.steps, self.sampler, self.grid, self.guidance = steps, sampler, grid, guidance
+
+    @property
+    def network(self) -> nn.Module:
+        """The network."""
+        return self.denoiser.network
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the conditions it can be given."""
+        return tuple(self.network.conditioners) if isinstance(self.network, ConditionedNetwork) else ()
+
+    @property
+    def captions(self) -> CaptionEncoder | None:
+        """Its own text encoder, if it has one."""
+        found = [m for m in self.network.modules() if isinstance(m, CaptionEncoder)]
+        return found[0] if found else None
+
+    def to_model(self, video: Tensor) -> Tensor:
+        """Pixels, uint8 or in [-1, 1], to what is diffused; any shape."""
+        pixels = video if video.is_floating_point() else video.float() / 127.5 - 1
+        return (pixels - self.mean) / self.std
+
+    def from_model(self, state: Tensor) -> Tensor:
+        """What is diffused to pixels, clamped to [-1, 1]; any shape."""
+        return (state * self.std + self.mean).clamp(-1, 1)
+
+    def caption_ids(self, captions: Sequence[str | None]) -> Tensor:
+        """Ids of captions for the condition of its text encoder."""
+        assert self.captions is not None
+        return self.captions.ids(captions)

@@ -1,0 +1,89 @@
+"""What the trainer optimises: a clip model's denoising loss on clips, and on images beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdiff.diffusion.conditions import drop_condition
+from mmdiff.diffusion.objectives import Objective
+from mmdiff.diffusion.times import LogNormal, Stratified
+from mmdiff.video.conditioning import ConditionedNetwork
+from mmdiff.video.model import ClipModel
+
+
+class ClipTask(nn.Module):
+    """Train a :class:`ClipModel` on clips with their conditions, and on single images at once.
+
+    Parameters
+    ----------
+    model : ClipModel
+    noise : (float, float)
+        Mean and standard deviation of ln(σ/α) for clips. The frames of a clip show nearly the same, so F of them
+        see through noise √F times as strong: the mean belongs about ln √F above that of images.
+    still_noise : (float, float)
+        The same for images.
+    drop : float in [0, 1]
+        Share of items trained without their conditions, for classifier-free guidance.
+    still_weight : float >= 0
+        Weight of the images' loss.
+    """
+
+    def __init__(
+        self,
+        model: ClipModel,
+        noise: tuple[float, float] = (1.2, 1.4),
+        still_noise: tuple[float, float] = (-0.2, 1.2),
+        drop: float = 0.1,
+        still_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model, self.drop, self.still_weight = model, drop, still_weight
+        schedule = model.denoiser.schedule
+        self.objective, self.still_objective = (
+            Objective(schedule, target="v", times=Stratified(LogNormal(*normal)))
+            for normal in (noise, still_noise)
+        )
+
+    def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of a batch of :func:`mmdiff.video.data.collate_clips`: "loss" and its parts.
+
+        ``video`` (B, C, F, H, W) uint8, with ``caption`` (list of B), ``positions`` (B, F) and other conditions
+        the model knows; ``stills`` (B, K, C, H, W) with ``still_captions`` are images of their own.
+        """
+        losses = {}
+        video = batch["video"]
+        single = video.shape[2] == 1
+        cond = self._conditions(batch)
+        clip_loss = self._loss(self.still_objective if single else self.objective, video, cond, generator)
+        losses["clips"] = clip_loss
+        total = clip_loss
+        if "stills" in batch:
+            stills = batch["stills"].flatten(0, 1)[:, :, None]
+            captions = [caption for each in batch["still_captions"] for caption in each]
+            cond = self._conditions({"caption": captions, "video": stills})
+            losses["stills"] = self._loss(self.still_objective, stills, cond, generator)
+            total = total + self.still_weight * losses["stills"]
+        return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
+
+    def _conditions(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        model, device = self.model, batch["video"].device
+        cond = {name: batch[name] for name in model.conditions if isinstance(batch.get(name), Tensor)}
+        if model.captions is not None and "caption" in batch:
+            cond[model.captions.name] = model.caption_ids(batch["caption"]).to(device)
+        if "positions" in batch:
+            cond["positions"] = batch["positions"]
+        return cond
+
+    def _loss(
+        self, objective: Objective, video: Tensor, cond: dict[str, Tensor], generator: torch.Generator
+    ) -> Tensor:
+        network = self.model.network
+        named = {name: value for name, value in cond.items() if name != "positions"}
+        if named and isinstance(network, ConditionedNetwork):
+            named = drop_condition(named, network.nulls(named), self.drop, generator=generator)
+            cond = {**cond, **named}
+        x0 = self.model.to_model(video)
+        return objective(self.model.denoiser, x0, generator=generator, **cond).mean()
