@@ -37,6 +37,7 @@ from mmdiff.diffusion.solver_tools import (
 from mmdiff.diffusion.solver_tools import CountEvaluations as CountEvaluations
 from mmdiff.diffusion.solvers_adams import deis, plms
 from mmdiff.diffusion.solvers_ancestral import ddim, ddpm, euler_ancestral
+from mmdiff.diffusion.solvers_corrector import predictor_corrector
 from mmdiff.diffusion.solvers_multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m
 from mmdiff.diffusion.solvers_rk import adaptive, rk4
 from mmdiff.diffusion.solvers_single import dpmpp_2s, euler, heun
@@ -82,6 +83,7 @@ class SamplerInfo:
 SAMPLERS: dict[str, SamplerInfo] = {
     "ddpm": SamplerInfo(ddpm, 1, 1, True, "ancestral sampling: small, large or learned variance; many steps"),
     "ddim": SamplerInfo(ddim, 1, 1, False, "first order, exact for constant x0; eta adds noise"),
+    "predictor_corrector": SamplerInfo(predictor_corrector, 1, 2, True, "ddim or ddpm and Langevin or RePaint moves"),
     "euler": SamplerInfo(euler, 1, 1, False, "ddim as Euler's method, with EDM's churn"),
     "euler_ancestral": SamplerInfo(euler_ancestral, 1, 1, True, "ddim with eta = 1 by default"),
     "heun": SamplerInfo(heun, 2, 2, False, "EDM's sampler, with churn"),

@@ -113,7 +113,12 @@ def test_declared_orders_are_the_measured_ones():
     declared = {name: info.order for name, info in SAMPLERS.items() if name in measured}
     assert declared == measured
     unmeasured = set(SAMPLERS) - set(measured)
-    assert unmeasured == {"ddpm", "euler_ancestral", "adaptive"}  # by moments, and by tolerance
+    assert unmeasured == {
+        "ddpm",
+        "euler_ancestral",
+        "predictor_corrector",
+        "adaptive",
+    }  # by moments, tolerance
 
 
 @pytest.mark.parametrize(
