@@ -64,7 +64,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Sound]:
     InputError
         The path is no readable sound file, or its header is absurd.
     """
-    file = _check_path(path)
+    file = check_path(path)
     sound = _open(file)
     try:
         if not 1 <= sound.sample_rate <= MAX_RATE:
@@ -85,7 +85,8 @@ def damaged(path: Path, reason: str) -> InputError:
     return InputError(f"path={str(path)!r} is damaged: {reason}. Copy or export it again")
 
 
-def _check_path(path: str | os.PathLike[str]) -> Path:
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a media file that can be read, or raise InputError."""
     file = Path(path).expanduser()
     if file.is_dir():
         raise InputError(f"path={str(file)!r} is a folder: name one sound file in it")

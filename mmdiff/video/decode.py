@@ -1,0 +1,319 @@
+"""Films of any container through FFmpeg: opened with care, entered at any time, pictures upright in RGB.
+
+Files are untrusted. Only the containers named here are tried, no file may make another one be opened (play
+lists), sizes are checked before a picture is decoded, and half a film is not taken for a whole one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from mmdiff.audio.decode import damaged
+from mmdiff.errors import InputError
+from mmdiff.video.timing import EXACT, Timing, measure
+
+MAX_PIXELS = 1 << 27  # of one picture: 16K is just inside
+AV_ERRORS = (av.error.FFmpegError, ValueError, OSError, IndexError, RuntimeError, AssertionError)
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,ogg,flv,asf,mpegts,mpeg,mpegvideo,h264,hevc"
+_SEQUENTIAL = ("gif", "apng")  # every picture changes the one before
+_SCANNED = 1 << 26  # bytes of a file read to learn its frame rate
+_BACK = (0.0, 1.0, 5.0, 25.0)  # seconds to go back further when a seek ends too late
+_CUT_SLACK = 0.25  # seconds that may be missing at the end
+_LAYOUTS = {
+    (False, False): "rgb24",
+    (False, True): "rgba",
+    (True, False): "rgb48le",
+    (True, True): "rgba64le",
+}  # by (more than 8 bits, alpha)
+
+
+def check_pixels(path: Path, width: int, height: int) -> None:
+    """Refuse pictures of absurd size before memory is spent on them."""
+    if width < 1 or height < 1:
+        raise damaged(path, f"its pictures have {width}x{height} pixels")
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"path={str(path)!r} has pictures of {width}x{height} pixels, more than {MAX_PIXELS}: scale it down"
+        )
+
+
+class Movie:
+    """A film open for reading.
+
+    Attributes
+    ----------
+    width, height : int, pixels
+        As displayed: after rotation, with square pixels.
+    timing : Timing
+        Its frame rate.
+    rotation : {0, 90, 180, 270}, degrees
+        Clockwise turn that the file asks for and :meth:`picture` applies.
+    alpha, sound : bool
+        Whether pictures have transparency, and whether there is a sound track.
+    codec : str
+        ``container/codec``.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._open()
+        try:
+            status = file.stat()
+            self.timing = _timing(str(file), status.st_size, status.st_mtime_ns)
+            pictures = self._decoded()
+            first = next(pictures, None)
+            if first is None:
+                raise damaged(file, "no picture in it can be decoded")
+            self._fresh: Iterator[av.VideoFrame] | None = chain([first], pictures)
+            self._origin: int = first.pts or 0
+            self._describe(first)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self._container, self._stream = _open(self.file)
+        self._decode = _decoder(self._stream)
+
+    def _describe(self, first: av.VideoFrame) -> None:
+        matrix = _display_matrix(first)
+        self._turn, self.rotation = _turn(matrix)
+        shape = self._stream.sample_aspect_ratio or 1  # of a pixel
+        self._stored = (max(1, round(first.width * shape)), first.height)
+        turned = matrix is not None and abs(matrix[0]) < abs(matrix[1])
+        self.width, self.height = self._stored[::-1] if turned else self._stored
+        check_pixels(self.file, self.width, self.height)
+        self.alpha = _has_alpha(first.format)
+        self.sound = bool(self._container.streams.audio)
+        self.codec = f"{self._format}/{self._stream.codec_context.name}"
+
+    @property
+    def _format(self) -> str:
+        return str(self._container.format.name.split(",")[0])
+
+    @property
+    def _counts(self) -> bool:
+        """Whether time stamps do not follow presentation, so that pictures have to be counted."""
+        return self._format == "avi" and bool(self._stream.codec_context.has_b_frames)
+
+    def shown(self, start: float) -> Iterator[tuple[float, float, av.VideoFrame]]:
+        """Yield (begin, end, picture) in seconds from one that has begun at ``start`` on, to the end.
+
+        Raises
+        ------
+        InputError
+            The file is damaged or ends before its header says.
+        """
+        begin = end = 0.0
+        period, count = 1 / self.timing.fps, 0
+        try:
+            for count, frame in enumerate(self._from(start)):
+                begin = count * period if self._counts else self._begin(frame, end)
+                end = begin + (period if not self.timing.variable else self._lasts(frame, period))
+                yield begin, end, frame
+        except AV_ERRORS:
+            raise _cut(self.file, end, "it cannot be decoded further") from None
+        claimed = self._claimed_seconds()
+        if claimed is not None and end < claimed - max(_CUT_SLACK, 2.5 * period):
+            raise _cut(self.file, end, f"its header says {claimed:.2f} s")
+
+    def picture(self, frame: av.VideoFrame) -> np.ndarray:
+        """Return a picture upright in RGB, shape (height, width, 3), uint8 or, above 8 bits, uint16.
+
+        What is transparent becomes black.
+        """
+        deep = any(part.bits > 8 for part in frame.format.components)
+        alpha = _has_alpha(frame.format)
+        width, height = self._stored
+        # one thread: pictures are small, and loaders run many of these side by side
+        plain = frame.reformat(width, height, _LAYOUTS[deep, alpha], interpolation="BICUBIC")
+        pixels = plain.to_ndarray()
+        return self._turn(over_black(pixels) if alpha else pixels)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._fresh = None
+        self._container.close()
+
+    def _begin(self, frame: av.VideoFrame, previous_end: float) -> float:
+        if frame.pts is None:
+            return previous_end
+        seconds = float((frame.pts - self._origin) * self._stream.time_base)
+        if self.timing.variable:
+            return seconds
+        return round(seconds * self.timing.fps) / self.timing.fps
+
+    def _lasts(self, frame: av.VideoFrame, period: float) -> float:
+        ticks = getattr(frame, "duration", 0) or 0
+        return float(ticks * self._stream.time_base) or period
+
+    def _from(self, start: float) -> Iterator[av.VideoFrame]:
+        """Decode from a picture on that has begun at ``start``, as near to it as the file allows."""
+        searchable = self._format not in _SEQUENTIAL and not self._counts
+        latest = start + self.timing.tolerance
+        for back in _BACK if searchable else ():
+            if start - back <= 0:
+                break
+            self._fresh = None
+            with contextlib.suppress(*AV_ERRORS):
+                # a tick to spare, because FFmpeg compares rounded times
+                target = int((start - back) / self._stream.time_base) + self._origin - 1
+                self._container.seek(target, stream=self._stream)
+                pictures = self._after_seek()
+                first = next(pictures, None)
+                if first is not None and first.pts is not None and self._begin(first, math.inf) <= latest:
+                    return chain([first], pictures)
+        return self._from_the_beginning()
+
+    def _from_the_beginning(self) -> Iterator[av.VideoFrame]:
+        if self._fresh is None:
+            self._container.close()
+            self._open()
+            return self._decoded()
+        pictures, self._fresh = self._fresh, None
+        return pictures
+
+    def _after_seek(self) -> Iterator[av.VideoFrame]:
+        self._decode = _decoder(self._stream)
+        pictures = self._decoded(forgiving=True)
+        for frame in pictures:
+            if frame.key_frame:  # what comes before refers to pictures that were jumped over
+                yield frame
+                yield from pictures
+
+    def _decoded(self, forgiving: bool = False) -> Iterator[av.VideoFrame]:
+        for packet in self._container.demux(self._stream):
+            try:
+                frames = self._decode(packet)
+            except av.error.InvalidDataError:
+                if not forgiving:
+                    raise
+                continue
+            for frame in frames:
+                forgiving = False
+                yield frame
+
+    def _claimed_seconds(self) -> float | None:
+        """Return the length that the header states for the pictures, where it is reliable."""
+        if self._format == "mov" and self._stream.duration:
+            return float(self._stream.duration * self._stream.time_base)
+        stated = self._stream.metadata.get("DURATION", "")  # Matroska
+        with contextlib.suppress(ValueError):
+            hours, minutes, seconds = (float(part) for part in stated.split(":"))
+            begins = float(self._origin * self._stream.time_base)
+            return hours * 3600 + minutes * 60 + seconds - begins
+        return None
+
+
+def over_black(pixels: np.ndarray) -> np.ndarray:
+    """Composite (..., 4) with straight alpha, uint8 or uint16, over black: (..., 3) of the same type."""
+    full = np.iinfo(pixels.dtype).max
+    weighted = pixels[..., :3].astype(np.uint64 if full > 255 else np.uint32) * pixels[..., 3:]
+    return ((weighted + full // 2) // full).astype(pixels.dtype)
+
+
+def _open(file: Path) -> tuple[Any, Any]:
+    """Return the container and its first real picture track."""
+    try:
+        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+        container = av.open(str(file), options=options)
+    except AV_ERRORS:
+        raise InputError(
+            f"path={str(file)!r} is in no known video format, or damaged or cut short: "
+            "use mp4, webm, mkv, mov, avi or gif, or export it again"
+        ) from None
+    try:
+        streams = [s for s in container.streams.video if not _is_cover(s)]
+        if not streams:
+            what = "holds only sound" if container.streams.audio else "has no pictures in it"
+            raise InputError(f"path={str(file)!r} {what}: choose a file with a video track")
+        stream = streams[0]
+        if stream.codec_context is None:
+            raise InputError(f"path={str(file)!r} codes its pictures in an unknown way: convert it to mp4")
+        check_pixels(file, stream.codec_context.width, stream.codec_context.height)
+    except BaseException:
+        container.close()
+        raise
+    return container, stream
+
+
+def _is_cover(stream: Any) -> bool:
+    return "attached_pic" in str(getattr(stream, "disposition", "")).lower()
+
+
+def _decoder(stream: Any) -> Callable[[av.Packet], list[av.VideoFrame]]:
+    """Return what turns packets into frames; FFmpeg's own VP8 and VP9 decoders drop transparency."""
+    name = stream.codec_context.name
+    if name not in ("vp8", "vp9") or stream.metadata.get("alpha_mode") != "1":
+        return lambda packet: packet.decode()
+    library = av.CodecContext.create({"vp8": "libvpx", "vp9": "libvpx-vp9"}[name], "r")
+    return lambda packet: library.decode(packet if packet.size else None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _timing(path: str, size: int, modified: int) -> Timing:
+    """Read packets without decoding them; the file's size and time are there to tell versions apart."""
+    container, stream = _open(Path(path))
+    with container:
+        stamps, last, read, complete = [], (0, 0), 0, True
+        with contextlib.suppress(*AV_ERRORS):
+            for packet in container.demux(stream):
+                stamp = packet.dts if packet.pts is None else packet.pts
+                if not packet.size or packet.is_discard or stamp is None:
+                    continue
+                stamps.append(stamp)
+                last = max(last, (stamp, packet.duration or 0))
+                read += packet.size
+                if read > _SCANNED:
+                    complete = False
+                    break
+        hints = [float(rate) for rate in (stream.average_rate, stream.base_rate) if rate]
+        timing = measure(sorted(set(stamps)), last[1], float(stream.time_base), hints, complete)
+        if complete:
+            return timing
+        seconds = float(container.duration) / av.time_base if container.duration else None
+        return timing._replace(frames=stream.frames or None, seconds=seconds)
+
+
+def _has_alpha(pixel_format: av.VideoFormat) -> bool:
+    return bool(pixel_format.has_palette) or len(pixel_format.components) in (2, 4)
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
+    """Return a, b, c, d of x' = a x + c y, y' = b x + d y where the file asks for a turn."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return None
+    values = np.frombuffer(bytes(data), np.int32)
+    return int(values[0]), int(values[1]), int(values[3]), int(values[4])
+
+
+def _turn(matrix: tuple[int, int, int, int] | None) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
+    """Return a function that turns pictures (H, W, 3) by quarters and mirrors them, and the clockwise angle."""
+    if matrix is None:
+        return lambda pixels: pixels, 0
+    a, b, c, d = matrix
+    across = abs(a) < abs(b)
+    mirror_x, mirror_y = (c < 0, b < 0) if across else (a < 0, d < 0)
+
+    def apply(pixels: np.ndarray) -> np.ndarray:
+        upright = pixels.transpose(1, 0, 2) if across else pixels
+        return upright[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
+
+    return apply, round(math.degrees(math.atan2(b, a)) / 90) * 90 % 360
+
+
+def _cut(path: Path, seconds: float, reason: str) -> InputError:
+    return InputError(
+        f"path={str(path)!r} is damaged or cut short after {seconds:.2f} s: {reason}. "
+        f"Copy it again, or read only what is there with seconds={max(seconds - 0.05, EXACT):.2f}"
+    )

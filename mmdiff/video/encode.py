@@ -1,0 +1,476 @@
+"""Write video files in one go or piece by piece: under temporary names until they are complete."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmdiff.audio.resampling import check_rate
+from mmdiff.errors import InputError
+from mmdiff.files import atomic_file
+from mmdiff.video.convert import convert
+from mmdiff.video.decode import AV_ERRORS
+from mmdiff.video.resize import Size, check_size
+from mmdiff.video.stills import is_pattern, numbered
+
+FILMS = {
+    ".mp4": ("libx264", "aac"),
+    ".m4v": ("libx264", "aac"),
+    ".mov": ("libx264", "aac"),
+    ".mkv": ("libx264", "libopus"),
+    ".webm": ("libvpx-vp9", "libopus"),
+    ".gif": ("gif", None),
+}  # codecs of pictures and sound
+SINGLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+WRITABLE = (*FILMS, ".npz", *SINGLE)
+_QUALITY = {"libx264": (14, 51), "libvpx-vp9": (18, 63)}  # default and worst
+_OPTIONS = {
+    "libx264": {"preset": "medium", "profile": "high"},
+    "libvpx-vp9": {"b": "0", "row-mt": "1", "cpu-used": "3"},
+}
+_TICKS = 90_000  # a second: divides by the usual frame rates, and by the 1001 parts to 0.01 ms
+_GIF_TICKS = 100  # a second, by the format
+_GIF_FASTEST = 50.0  # frames a second: viewers slow shorter delays down to a tenth of a second
+_GIF_PALETTE = (
+    "split[a][b];[a]palettegen=stats_mode=single:reserve_transparent=0[p];"
+    "[b][p]paletteuse=new=1:dither=sierra2_4a"
+)
+_OPUS_RATES = (48_000, 24_000, 16_000, 12_000, 8_000)
+_AAC_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000)
+_BITS_A_CHANNEL = 96_000  # a second, of sound
+_BT709 = 1
+_LIMITED = 1
+_ERRORS = (*AV_ERRORS, OSError)
+
+
+class Sink(Protocol):
+    """What takes pictures (f, H, W, 3) uint8 and sound (channels, samples) float32, block by block."""
+
+    def pictures(self, block: np.ndarray) -> None:
+        """Append pictures."""
+        ...
+
+    def sound(self, wave: np.ndarray) -> None:
+        """Append sound."""
+        ...
+
+    def finish(self) -> None:
+        """Complete the file."""
+        ...
+
+
+class Writer:
+    """A video file being written; made by :func:`writer`.
+
+    Attributes
+    ----------
+    path : Path
+        The name the file will have.
+    frames : int
+        Pictures written so far.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], channels: int, sink: Sink) -> None:
+        self.path = path
+        self.frames = 0
+        self._size = size
+        self._channels = channels
+        self._sink = sink
+
+    def write(
+        self, video: Tensor | np.ndarray | None = None, sound: Tensor | np.ndarray | None = None
+    ) -> None:
+        """Append pictures, sound or both; over the file, about as much of one as of the other.
+
+        Parameters
+        ----------
+        video : Tensor | ndarray, shape (C, f, H, W), floating point in [-1, 1] or uint8
+            Any number of pictures; C is 3, or 1 for grey. What lies outside is clipped.
+        sound : Tensor | ndarray, shape (channels, samples) or (samples,), floating point in [-1, 1]
+            The sound that goes on with them.
+
+        Raises
+        ------
+        InputError
+            Shape, type or range does not fit, a value is not finite, or the disk is full.
+        """
+        if video is not None:
+            block = check_video(video, self._size)
+            with _naming_errors(self.path):
+                self._sink.pictures(block)
+            self.frames += len(block)
+        if sound is not None:
+            wave = _check_sound(sound, self._channels)
+            with _naming_errors(self.path):
+                self._sink.sound(wave)
+
+    def _finish(self) -> None:
+        if self.frames == 0:
+            raise InputError(f"path={str(self.path)!r} would hold no picture: write at least one")
+        with _naming_errors(self.path):
+            self._sink.finish()
+
+
+@contextlib.contextmanager
+def writer(
+    path: str | os.PathLike[str],
+    fps: float,
+    size: Size,
+    *,
+    sample_rate: int | None = None,
+    channels: int = 1,
+    quality: int | None = None,
+) -> Iterator[Writer]:
+    """Open a video file for writing piece by piece, in a ``with`` block; memory stays bounded.
+
+    The file gets its name when the block ends well; when it ends in an exception nothing is left behind, and
+    a file that had the name before is untouched.
+
+    Parameters
+    ----------
+    path, fps, quality
+        As for :func:`mmdiff.video.io.write`. An .npz is held in memory until the end.
+    size : int | (height, width), pixels
+        Of the pictures.
+    sample_rate : int, Hz, optional
+        Rate of the sound that will be written; None for a silent film.
+    channels : int in [1, 2]
+        Of the sound.
+
+    Yields
+    ------
+    Writer
+        Its ``write(video, sound)`` appends.
+
+    Raises
+    ------
+    InputError
+        The format, an argument or the folder is not possible.
+
+    Examples
+    --------
+    >>> with writer("small.mp4", 25, (36, 64)) as file:  # doctest: +SKIP
+    ...     for block in stream("film.mp4", 100, fps=25, size=(36, 64)):
+    ...         file.write(block)
+    """
+    target = Path(path).expanduser()
+    height, width = check_size(size)
+    suffix = _check_target(target, fps, sample_rate, channels, quality)
+    with contextlib.ExitStack() as stack:
+        sink: Sink
+        if is_pattern(target):
+            sink = _Series(target, stack)
+        else:
+            with _naming_errors(target):
+                temporary = stack.enter_context(atomic_file(target))
+            if suffix in FILMS:
+                sink = _Film(temporary, suffix, fps, (height, width), sample_rate, channels, quality)
+                stack.callback(sink.close)
+            elif suffix == ".npz":
+                sink = _Archive(temporary, fps, sample_rate)
+            else:
+                sink = _Single(target, temporary)
+        file = Writer(target, (height, width), channels if sample_rate else 0, sink)
+        yield file
+        file._finish()
+
+
+class _Film:
+    """A container written by FFmpeg."""
+
+    def __init__(
+        self,
+        temporary: Path,
+        suffix: str,
+        fps: float,
+        size: tuple[int, int],
+        sample_rate: int | None,
+        channels: int,
+        quality: int | None,
+    ) -> None:
+        codec, sound_codec = FILMS[suffix]
+        self._gif = codec == "gif"
+        self._fps, self._count = fps, 0
+        options = {"movflags": "+faststart"} if suffix in (".mp4", ".m4v", ".mov") else {}
+        with _naming_errors(temporary):
+            self._container: Any = av.open(str(temporary), "w", options=options)
+        rate = Fraction(fps).limit_denominator(1001)
+        self._pictures: Any = self._container.add_stream(codec, rate=rate)
+        self._size = size
+        even = (lambda side: side + side % 2) if codec == "libx264" else (lambda side: side)
+        self._pictures.height, self._pictures.width = even(size[0]), even(size[1])
+        self._configure(codec, quality)
+        self._palette = _palette_graph(size) if self._gif else None
+        self._track = _Track(self._container, sound_codec, sample_rate, channels) if sample_rate else None
+
+    def _configure(self, codec: str, quality: int | None) -> None:
+        context = self._pictures.codec_context
+        if self._gif:
+            self._pictures.pix_fmt = "pal8"
+            context.time_base = Fraction(1, _GIF_TICKS)
+            self._ticks = _GIF_TICKS
+            return
+        self._ticks = _TICKS
+        context.time_base = Fraction(1, _TICKS)
+        self._pictures.pix_fmt = "yuv420p"
+        context.options = {**_OPTIONS[codec], "crf": str(_QUALITY[codec][0] if quality is None else quality)}
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED
+
+    def pictures(self, block: np.ndarray) -> None:
+        tall = self._pictures.height - self._size[0]
+        wide = self._pictures.width - self._size[1]
+        if tall or wide:  # players open even sizes only
+            block = np.pad(block, ((0, 0), (0, tall), (0, wide), (0, 0)), mode="edge")
+        for pixels in block:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.time_base = Fraction(1, self._ticks)
+            frame.pts = round(self._count * self._ticks / self._fps)
+            self._count += 1
+            if self._palette is None:
+                frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", interpolation="BICUBIC")
+                self._encode(frame)
+            else:
+                self._palette.push(frame)
+                self._drain_palette()
+
+    def _drain_palette(self) -> None:
+        assert self._palette is not None
+        with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+            while True:
+                frame = self._palette.pull()
+                self._encode(frame)
+
+    def _encode(self, frame: av.VideoFrame | None) -> None:
+        self._container.mux(self._pictures.encode(frame))
+
+    def sound(self, wave: np.ndarray) -> None:
+        assert self._track is not None
+        self._track.write(wave)
+
+    def finish(self) -> None:
+        if self._palette is not None:
+            self._palette.push(None)
+            self._drain_palette()
+        self._encode(None)
+        if self._track is not None:
+            self._track.finish()
+        self._container.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(*_ERRORS):
+            self._container.close()
+
+
+class _Track:
+    """The sound of a film."""
+
+    def __init__(self, container: Any, codec: str | None, sample_rate: int, channels: int) -> None:
+        possible = _OPUS_RATES if codec == "libopus" else _AAC_RATES
+        rate = sample_rate if sample_rate in possible else 48_000
+        self._container, self._given = container, sample_rate
+        self._layout = "stereo" if channels == 2 else "mono"
+        self._stream = container.add_stream(codec, rate=rate, layout=self._layout)
+        self._stream.bit_rate = _BITS_A_CHANNEL * channels
+        self._convert = av.AudioResampler(self._stream.codec_context.format, self._layout, rate)
+        self._position = 0
+
+    def write(self, wave: np.ndarray) -> None:
+        for block in np.split(wave, range(self._given, wave.shape[1], self._given), 1):
+            if not block.shape[1]:
+                continue
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), "fltp", self._layout)
+            frame.rate, frame.pts, frame.time_base = self._given, self._position, Fraction(1, self._given)
+            self._position += block.shape[1]
+            self._push(frame)
+
+    def finish(self) -> None:
+        self._push(None)
+        self._container.mux(self._stream.encode(None))
+
+    def _push(self, frame: av.AudioFrame | None) -> None:
+        for ready in self._convert.resample(frame):
+            self._container.mux(self._stream.encode(ready))
+
+
+def _palette_graph(size: tuple[int, int]) -> Any:
+    """Return a filter that gives each picture the 256 colours that suit it best."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=size[1], height=size[0], format="rgb24", time_base=Fraction(1, _GIF_TICKS)
+    )
+    halves, maker = graph.add("split"), graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+    user = graph.add("paletteuse", "new=1:dither=sierra2_4a")
+    sink = graph.add("buffersink")
+    source.link_to(halves)
+    halves.link_to(maker, 0, 0)
+    halves.link_to(user, 1, 0)
+    maker.link_to(user, 0, 1)
+    user.link_to(sink)
+    graph.configure()
+    return graph
+
+
+class _Series:
+    """Numbered images, from 0 on."""
+
+    def __init__(self, pattern: Path, stack: contextlib.ExitStack) -> None:
+        self._pattern, self._stack, self._count = pattern, stack, 0
+        numbered(pattern)  # refuses what has more than one number
+
+    def pictures(self, block: np.ndarray) -> None:
+        self._pattern.parent.mkdir(exist_ok=True)
+        for pixels in block:
+            target = self._pattern.with_name(self._pattern.name % self._count)
+            temporary = self._stack.enter_context(atomic_file(target))
+            Image.fromarray(pixels).save(temporary)
+            self._count += 1
+
+    def sound(self, wave: np.ndarray) -> None:
+        raise AssertionError
+
+    def finish(self) -> None:
+        for number, file in numbered(self._pattern):
+            if number >= self._count:  # left from a longer clip of this name
+                file.unlink()
+
+
+class _Archive:
+    """An .npz with the entries video (F, H, W, 3), fps, and sound with sample_rate."""
+
+    def __init__(self, temporary: Path, fps: float, sample_rate: int | None) -> None:
+        self._temporary, self._fps, self._rate = temporary, fps, sample_rate
+        self._blocks: list[np.ndarray] = []
+        self._waves: list[np.ndarray] = []
+
+    def pictures(self, block: np.ndarray) -> None:
+        self._blocks.append(block.copy())
+
+    def sound(self, wave: np.ndarray) -> None:
+        self._waves.append(wave.copy())
+
+    def finish(self) -> None:
+        entries: dict[str, Any] = {"video": np.concatenate(self._blocks), "fps": self._fps}
+        if self._waves:
+            entries |= {"sound": np.concatenate(self._waves, 1), "sample_rate": self._rate}
+        with self._temporary.open("wb") as file:
+            np.savez_compressed(file, **entries)
+
+
+class _Single:
+    """One image."""
+
+    def __init__(self, target: Path, temporary: Path) -> None:
+        self._target, self._temporary = target, temporary
+        self._pixels: np.ndarray | None = None
+
+    def pictures(self, block: np.ndarray) -> None:
+        if self._pixels is not None or len(block) > 1:
+            name = self._target.with_name(f"{self._target.stem}_%04d{self._target.suffix}").name
+            raise InputError(
+                f"path={str(self._target)!r} can hold one picture only: name a series as {name}, a .gif or "
+                ".mp4, or draw a sheet with mmdiff.video.sheet.save_sheet"
+            )
+        self._pixels = block[0]
+
+    def sound(self, wave: np.ndarray) -> None:
+        raise AssertionError
+
+    def finish(self) -> None:
+        assert self._pixels is not None
+        Image.fromarray(self._pixels).save(self._temporary)
+
+
+def check_video(video: Tensor | np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return a clip (C, F, H, W) as pixels (F, H, W, 3) uint8, or raise InputError."""
+    video = torch.as_tensor(video).detach()
+    shape = tuple(video.shape)
+    if video.ndim != 4 or shape[0] not in (1, 3):
+        raise InputError(f"video.shape={shape} must be (C, F, H, W) with C = 3, or 1 for grey")
+    if size is not None and shape[2:] != size:
+        raise InputError(f"video.shape={shape} must be (C, F, {size[0]}, {size[1]}), as the file was opened")
+    if video.dtype != torch.uint8 and not video.is_floating_point():
+        raise InputError(f"video.dtype={video.dtype} must be uint8, or floating point in [-1, 1]")
+    if video.is_floating_point() and video.numel():
+        if not video.isfinite().all():
+            raise InputError("video has NaN or infinite values: it must be finite to be written")
+        peak = float(video.abs().max())
+        if peak > 4:
+            raise InputError(f"video has values up to {peak:.3g}: scale it to [-1, 1], or give uint8")
+    pixels = convert(video.cpu(), torch.uint8).expand(3, -1, -1, -1)
+    return pixels.permute(1, 2, 3, 0).contiguous().numpy()
+
+
+def _check_sound(sound: Tensor | np.ndarray, channels: int) -> np.ndarray:
+    wave = torch.as_tensor(sound).detach()
+    if not channels:
+        raise InputError("sound is given, but no sample_rate: open the file with one")
+    if not wave.is_floating_point():
+        raise InputError(f"sound.dtype={wave.dtype} must be floating point: divide int16 by 32768.0")
+    if wave.ndim not in (1, 2) or (1 if wave.ndim == 1 else wave.shape[0]) != channels:
+        raise InputError(f"sound.shape={tuple(wave.shape)} must be (channels={channels}, samples)")
+    if not wave.isfinite().all():
+        raise InputError("sound has NaN or infinite samples: it must be finite to be written")
+    return wave.to("cpu", torch.float32).reshape(channels, -1).clamp(-1, 1).numpy()
+
+
+def _check_target(path: Path, fps: float, sample_rate: int | None, channels: int, quality: int | None) -> str:
+    suffix = path.suffix.lower()
+    if is_pattern(path) and suffix not in SINGLE:
+        raise InputError(f"path={str(path)!r} must end in {', '.join(SINGLE)}: it names a series of images")
+    if suffix not in WRITABLE:
+        raise InputError(f"path={str(path)!r} must end in {', '.join(WRITABLE)}")
+    if not (isinstance(fps, (int, float)) and math.isfinite(fps) and 0.01 <= fps <= 1000):
+        raise InputError(f"fps={fps!r} must be a number of frames a second from 0.01 to 1000")
+    if suffix == ".gif" and fps > _GIF_FASTEST:
+        raise InputError(
+            f"fps={fps} must be at most {_GIF_FASTEST:.0f} for .gif: use .mp4, or leave out frames"
+        )
+    _check_quality(suffix, quality)
+    if sample_rate is not None:
+        check_rate(sample_rate)
+        if suffix != ".npz" and FILMS.get(suffix, ("", None))[1] is None:
+            raise InputError(f"path={str(path)!r} cannot hold sound: use .mp4, .webm, .mkv or .mov")
+        if channels not in (1, 2):
+            raise InputError(f"channels={channels} must be 1 or 2; sound has shape (channels, samples)")
+    if path.is_dir():
+        raise InputError(f"path={str(path)!r} is a folder: name a file, or a series as frame_%04d.png in it")
+    folder = path.parent.parent if is_pattern(path) else path.parent
+    if not folder.is_dir():
+        raise InputError(f"path={str(path)!r} must lie in a folder that exists: make {str(folder)!r}")
+    return suffix
+
+
+def _check_quality(suffix: str, quality: int | None) -> None:
+    if quality is None:
+        return
+    codec = FILMS.get(suffix, ("", None))[0]
+    if codec not in _QUALITY:
+        raise InputError(f"quality={quality} has no meaning for {suffix}: leave it out")
+    default, worst = _QUALITY[codec]
+    if not 0 <= quality <= worst:
+        raise InputError(f"quality={quality} must be from 0 (best) to {worst}; the default is {default}")
+
+
+@contextlib.contextmanager
+def _naming_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except _ERRORS as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"path={str(path)!r} cannot be written: {reason}. Check the folder, its permissions and free space"
+        ) from None

@@ -1,0 +1,484 @@
+"""Video files: read any, whole, in part or in blocks, at any frame rate and size; write without half files.
+
+A clip in memory is RGB of shape (C, F, H, W): C = 3 colours, F frames of H x W pixels, float32 in [-1, 1]
+(or uint8 from 0 to 255), shown at ``fps`` frames a second. Time 0 is when the first picture is shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmdiff.audio.decode import check_path, opened
+from mmdiff.errors import InputError
+from mmdiff.video.convert import convert
+from mmdiff.video.decode import Movie
+from mmdiff.video.encode import WRITABLE, Writer, writer
+from mmdiff.video.resize import Fit, Size, check_fit, check_size, resize
+from mmdiff.video.stills import ARRAYS, IMAGES, Array, Images, is_pattern
+from mmdiff.video.timing import EXACT, Timing, at_times
+
+__all__ = [
+    "READABLE",
+    "WRITABLE",
+    "Clip",
+    "VideoInfo",
+    "Writer",
+    "convert",
+    "info",
+    "read",
+    "resize",
+    "stream",
+    "write",
+    "writer",
+]
+
+PathLike = str | os.PathLike[str]
+READABLE = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".gif", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv",
+            ".ogv", ".3gp", *ARRAYS, *IMAGES)  # fmt: skip
+MAX_BYTES = 4 << 30
+_WORK_BYTES = 1 << 26  # decoded pictures held before they are scaled
+_MAX_FPS = 1000.0
+
+
+class Clip(NamedTuple):
+    """Pictures ``video`` (C, F, H, W) at ``fps``, and ``sound`` (channels, samples) at ``sample_rate``."""
+
+    video: Tensor
+    fps: float
+    sound: Tensor | None
+    sample_rate: int | None
+
+
+class VideoInfo(NamedTuple):
+    """What a video file holds.
+
+    ``frames`` as stored (None where only decoding would tell), ``seconds``, average ``fps``, ``width`` and
+    ``height`` as displayed, after the clockwise ``rotation`` in degrees that the file asks for; whether it
+    has ``sound``, a ``variable_rate`` or transparency (``alpha``); its ``container/codec``.
+    """
+
+    frames: int | None
+    seconds: float
+    fps: float
+    width: int
+    height: int
+    rotation: int
+    sound: bool
+    variable_rate: bool
+    alpha: bool
+    codec: str
+
+
+class Pictures(Protocol):
+    """Any open source of pictures: a film, a series of images or an array."""
+
+    timing: Timing
+    width: int
+    height: int
+    rotation: int
+    alpha: bool
+    sound: bool
+    codec: str
+
+    def shown(self, start: float) -> Iterator[tuple[float, float, Any]]:
+        """Yield (begin, end, undecoded picture) from one that has begun at ``start`` on."""
+        ...
+
+    def picture(self, raw: Any) -> np.ndarray:
+        """Return a picture (H, W, 3), uint8, uint16 or float32 in [-1, 1]."""
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+def info(path: PathLike) -> VideoInfo:
+    """Describe a video file from its headers and its first picture.
+
+    Packets of up to 64 MiB are counted, not decoded; of longer files ``frames`` is what the header says.
+
+    Raises
+    ------
+    InputError
+        As :func:`read`.
+    """
+    with _opened(path, None) as source:
+        timing = source.timing
+        seconds = timing.seconds
+        if seconds is None:
+            seconds = max((end for _, end, _ in source.shown(0.0)), default=0.0)
+        return VideoInfo(timing.frames, seconds, timing.fps, source.width, source.height, source.rotation,
+                         source.sound, timing.variable, source.alpha, source.codec)  # fmt: skip
+
+
+def read(
+    path: PathLike,
+    *,
+    fps: float | None = None,
+    start: float = 0.0,
+    frames: int | None = None,
+    seconds: float | None = None,
+    size: Size | None = None,
+    fit: Fit = "crop",
+    sound: bool = False,
+    dtype: torch.dtype = torch.float32,
+    max_bytes: int = MAX_BYTES,
+) -> Clip:
+    """Read a clip.
+
+    Frame n is the picture on screen at ``start + n / fps``: the latest that has begun by then, whatever the
+    frame rate of the file, constant or variable. (A picture that begins later by less than what the
+    container rounds times to counts as begun.) Films are entered near ``start``, not decoded up to it.
+
+    Parameters
+    ----------
+    path : path
+        mp4, mkv, webm, mov, avi, gif, ...; a folder of images, shown in natural order; a series of images
+        such as ``frame_%04d.png``; one image; or .npy / .npz, see :class:`mmdiff.video.stills.Array`.
+    fps : float > 0, frames a second, optional
+        Frame rate of the clip. By default that of the file: every picture once, or for a variable rate its
+        average. Images have no rate of their own: all are read, at 25 by default.
+    start : float >= 0, seconds
+        Where to begin.
+    frames : int > 0, optional
+    seconds : float > 0, optional
+        How much to read, one or the other; less comes back where the file ends earlier. By default all.
+    size, fit
+        Height and width to bring the pictures to, and how: see :func:`resize`. By default they keep theirs.
+    sound : bool
+        Read the sound too, all its channels, exactly as long as the pictures.
+    dtype : torch.float32 | torch.uint8
+        Of the pictures: [-1, 1] or 0 to 255. Pictures of more than 8 bits keep them in float32.
+    max_bytes : int
+        Refuse to return more.
+
+    Returns
+    -------
+    Clip
+        ``sound`` and ``sample_rate`` are None unless asked for and there.
+
+    Notes
+    -----
+    Pictures are turned and mirrored as the file asks, brought to square pixels, and converted to RGB by the
+    colour matrix and range that the file states (BT.601, limited, where it states none). What is transparent
+    becomes black. High dynamic range is not mapped to a screen's. Interlaced fields are not separated.
+
+    Raises
+    ------
+    InputError
+        The file is missing, empty, of unknown format, without pictures, damaged, cut short; ``start`` lies
+        past its end; an argument is impossible; or more than ``max_bytes`` would come back.
+
+    Examples
+    --------
+    >>> clip = read("film.mp4", fps=8, start=2.5, frames=16, size=64)  # doctest: +SKIP
+    >>> clip.video.shape  # doctest: +SKIP
+    torch.Size([3, 16, 64, 64])
+    """
+    _check_arguments(fps, start, frames, seconds, size, fit, dtype)
+    with _opened(path, fps) as source:
+        rate = fps or source.timing.fps
+        count = _count(frames, seconds, rate)
+        height, width = (source.height, source.width) if size is None else check_size(size)
+        frame_bytes = 3 * height * width * dtype.itemsize
+        timing = source.timing
+        likely = math.inf if timing.seconds is None else math.ceil((timing.seconds - start) * rate) + 1
+        expected = max(1, int(min(likely, count or math.inf, 1 << 40)))
+        if timing.seconds is not None or count is not None:
+            _check_memory(path, expected, frame_bytes, (height, width), max_bytes, rate)
+        else:
+            expected = 64
+        video = torch.empty(3, expected, height, width, dtype=dtype)
+        filled = 0
+        for block in _blocks(source, path, rate, start, count, size, fit, dtype):
+            _check_memory(path, filled + block.shape[1], frame_bytes, (height, width), max_bytes, rate)
+            if filled + block.shape[1] > video.shape[1]:
+                more = max(block.shape[1], video.shape[1] // 2)
+                video = torch.cat([video, video.new_empty(3, more, height, width)], 1)
+            video[:, filled : filled + block.shape[1]] = block
+            filled += block.shape[1]
+        video = video[:, :filled].contiguous()
+        wave, sample_rate = _sound(source, path, start, filled / rate) if sound else (None, None)
+    return Clip(video, rate, wave, sample_rate)
+
+
+def stream(
+    path: PathLike,
+    block: int,
+    *,
+    fps: float | None = None,
+    start: float = 0.0,
+    frames: int | None = None,
+    seconds: float | None = None,
+    size: Size | None = None,
+    fit: Fit = "crop",
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[Tensor]:
+    """Read a video of any length in blocks; joined, they are exactly what :func:`read` returns.
+
+    Parameters
+    ----------
+    block : int > 0, frames
+        Length of every block but the last. Memory is bounded by two blocks.
+    path, fps, start, frames, seconds, size, fit, dtype
+        As for :func:`read`.
+
+    Yields
+    ------
+    Tensor, shape (C, f, H, W)
+        Consecutive blocks.
+
+    Raises
+    ------
+    InputError
+        As :func:`read`; what is wrong with the arguments at once, the rest when the stream gets there.
+    """
+    _check_arguments(fps, start, frames, seconds, size, fit, dtype)
+    if block < 1:
+        raise InputError(f"block={block!r} must be a positive number of frames")
+
+    def blocks() -> Iterator[Tensor]:
+        with _opened(path, fps) as source:
+            rate = fps or source.timing.fps
+            count = _count(frames, seconds, rate)
+            yield from _rebuffer(_blocks(source, path, rate, start, count, size, fit, dtype), block)
+
+    return blocks()
+
+
+def write(
+    path: PathLike,
+    video: Tensor | np.ndarray,
+    fps: float,
+    *,
+    sound: Tensor | np.ndarray | None = None,
+    sample_rate: int | None = None,
+    quality: int | None = None,
+) -> Path:
+    """Write a clip; the name appears only once all is written.
+
+    Parameters
+    ----------
+    path : path
+        Its suffix decides: .mp4, .mov and .mkv (H.264), .webm (VP9), .gif (loops), .npz (lossless), .png or
+        .jpg for a single picture, or a series such as ``frames/%04d.png``, numbered from 0. The folder must
+        exist, but for the last one of a series. A file of that name is replaced.
+    video : Tensor | ndarray, shape (C, F, H, W), floating point in [-1, 1] or uint8
+        The pictures; C is 3, or 1 for grey. What lies outside [-1, 1] is clipped.
+    fps : float in [0.01, 1000], frames a second
+        At most 50 for .gif, where delays are rounded to 1/100 s without drifting.
+    sound : Tensor | ndarray, shape (channels, samples) or (samples,), floating point in [-1, 1]
+        One or two channels, for films (AAC in mp4 and mov, else Opus) and .npz.
+    sample_rate : int, Hz
+        Of the sound; Opus and AAC bring unusual ones to 48 kHz.
+    quality : int, optional
+        Constant rate factor, 0 is best: to 51 for H.264 (default 14), to 63 for VP9 (default 18).
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        The format, an argument or the folder is not possible, or the clip is empty or not finite.
+
+    Notes
+    -----
+    H.264 takes even sizes only: the last row and column are repeated where they are odd. H.264 and VP9 are
+    written as 4:2:0 with BT.709 limited, so single coloured pixels lose colour, not light.
+
+    Examples
+    --------
+    >>> write("black.mp4", torch.full((3, 16, 64, 64), -1.0), fps=8)  # doctest: +SKIP
+    PosixPath('black.mp4')
+    """
+    if (sound is None) != (sample_rate is None):
+        raise InputError("sound and sample_rate must be given together")
+    video = torch.as_tensor(video)
+    if video.ndim != 4:
+        raise InputError(f"video.shape={tuple(video.shape)} must be (C, F, H, W)")
+    wave = None if sound is None else torch.as_tensor(sound)
+    channels = 1 if wave is None or wave.ndim == 1 else wave.shape[0]
+    size = (int(video.shape[2]), int(video.shape[3]))
+    with writer(path, fps, size, sample_rate=sample_rate, channels=channels, quality=quality) as file:
+        count = max(1, round(fps))  # a second of pictures, then a second of sound
+        for n, block in enumerate(torch.split(video, count, 1)):
+            file.write(block)
+            if wave is not None and sample_rate is not None:
+                file.write(sound=wave[..., n * sample_rate : (n + 1) * sample_rate])
+        if wave is not None and sample_rate is not None:
+            file.write(sound=wave[..., math.ceil(video.shape[1] / count) * sample_rate :])
+    return file.path
+
+
+@contextlib.contextmanager
+def _opened(path: PathLike, fps: float | None) -> Iterator[Pictures]:
+    """Open whatever ``path`` is; ``fps`` is for what has no rate of its own."""
+    file = Path(path).expanduser()
+    source: Pictures
+    if is_pattern(file) or file.is_dir() or file.suffix.lower() in IMAGES:
+        source = Images(file, fps)
+    elif file.suffix.lower() in ARRAYS:
+        source = Array(file, fps)
+    else:
+        source = Movie(check_path(file))
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def _blocks(
+    source: Pictures,
+    path: PathLike,
+    fps: float,
+    start: float,
+    count: int | None,
+    size: Size | None,
+    fit: Fit,
+    dtype: torch.dtype,
+) -> Iterator[Tensor]:
+    """Yield the clip (3, f, H, W) in pieces of no particular size, of which a few fit into memory."""
+    held: list[np.ndarray] = []
+    done = 0
+    for pixels in _sampled(source, fps, start, count):
+        if held and (pixels.shape, pixels.dtype) != (held[0].shape, held[0].dtype):
+            if size is None and pixels.shape != held[0].shape:
+                old, new = held[0].shape[1::-1], pixels.shape[1::-1]
+                raise InputError(
+                    f"path={str(path)!r} has pictures of different sizes, {old} and {new}: give size=(H, W)"
+                )
+            yield _finished(held, size, fit, dtype)
+            held = []
+        held.append(pixels)
+        done += 1
+        if len(held) * pixels.nbytes >= _WORK_BYTES:
+            yield _finished(held, size, fit, dtype)
+            held = []
+    if held:
+        yield _finished(held, size, fit, dtype)
+    if not done:
+        raise InputError(
+            f"start={start} must be before the end of path={str(path)!r}, which has "
+            f"{source.timing.seconds or 0:.2f} s"
+        )
+
+
+def _sampled(source: Pictures, fps: float, start: float, count: int | None) -> Iterator[np.ndarray]:
+    """Yield the pictures on screen at the times wanted; one that is repeated is decoded once."""
+    last: Any = None
+    pixels = np.empty(0)
+    shown = at_times(source.shown(start), start, fps, source.timing.tolerance)
+    for n, raw in enumerate(shown):
+        if n == 0 or raw is not last:
+            last, pixels = raw, source.picture(raw)
+        yield pixels
+        if count is not None and n + 1 >= count:
+            return
+
+
+def _finished(held: list[np.ndarray], size: Size | None, fit: Fit, dtype: torch.dtype) -> Tensor:
+    """Turn pictures (H, W, 3) into a piece (3, f, H, W) of the right size and type."""
+    stacked = np.stack(held)
+    if stacked.dtype == np.uint16:
+        stacked = stacked.astype(np.float32) * np.float32(2 / 65535) - 1
+    video = torch.from_numpy(stacked).permute(0, 3, 1, 2)
+    if size is not None:
+        video = resize(video, size, fit)
+    return convert(video.transpose(0, 1), dtype)
+
+
+def _rebuffer(pieces: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """Cut a stream of pieces of any length into blocks of one; the last may be shorter."""
+    held: list[Tensor] = []
+    count = 0
+    for piece in pieces:
+        for part in torch.split(piece, size, 1):
+            held.append(part)
+            count += part.shape[1]
+            if count >= size:
+                joined = torch.cat(held, 1)
+                yield joined[:, :size].contiguous()
+                held, count = [joined[:, size:]], count - size
+    if count:
+        yield torch.cat(held, 1).contiguous()
+
+
+def _sound(
+    source: Pictures, path: PathLike, start: float, seconds: float
+) -> tuple[Tensor | None, int | None]:
+    """Return the sound under a clip, silence where there is none yet or no more."""
+    if not source.sound:
+        return None, None
+    if isinstance(source, Array) and source.track is not None:
+        wave, rate = source.track
+        first = round(start * rate)
+        return _exactly(torch.from_numpy(wave[:, first:]), round(seconds * rate)), rate
+    ahead = getattr(source, "sound_lead", 0.0)  # seconds by which the sound begins before the pictures
+    with opened(path) as track:
+        rate = track.sample_rate
+        first, length = round((start + ahead) * rate), round(seconds * rate)
+        silence = torch.zeros(track.channels, min(length, max(0, -first)))
+        pieces = [torch.from_numpy(np.ascontiguousarray(b.T)) for b in
+                  track.blocks(max(0, first), max(1, first + length))] if first + length > 0 else []  # fmt: skip
+        return _exactly(torch.cat([silence, *pieces], -1), length), rate
+
+
+def _exactly(wave: Tensor, length: int) -> Tensor:
+    missing = max(0, length - wave.shape[-1])
+    return torch.nn.functional.pad(wave[:, :length], (0, missing)).contiguous()
+
+
+def _count(frames: int | None, seconds: float | None, fps: float) -> int | None:
+    return frames if seconds is None else max(1, round(seconds * fps))
+
+
+def _check_arguments(
+    fps: float | None,
+    start: float,
+    frames: int | None,
+    seconds: float | None,
+    size: Size | None,
+    fit: Fit,
+    dtype: torch.dtype,
+) -> None:
+    if fps is not None and not (EXACT <= fps <= _MAX_FPS):
+        raise InputError(f"fps={fps!r} must be a positive number of frames a second, at most {_MAX_FPS:.0f}")
+    if not (math.isfinite(start) and start >= 0):
+        raise InputError(f"start={start!r} must be a time in seconds, zero or later")
+    if frames is not None and seconds is not None:
+        raise InputError(f"frames={frames} and seconds={seconds} say the same thing: give one of them")
+    if frames is not None and frames < 1:
+        raise InputError(f"frames={frames!r} must be positive, or None for all")
+    if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+        raise InputError(f"seconds={seconds!r} must be positive, or None for all")
+    if size is not None:
+        check_size(size)
+    check_fit(fit)
+    if dtype not in (torch.float32, torch.uint8):
+        raise InputError(f"dtype={dtype} must be torch.float32 or torch.uint8")
+
+
+def _check_memory(
+    path: PathLike, frames: int, frame_bytes: int, size: tuple[int, int], max_bytes: int, fps: float
+) -> None:
+    if frames * frame_bytes <= max_bytes:
+        return
+    most = max(1, max_bytes // frame_bytes)
+    raise InputError(
+        f"path={str(path)!r} has {frames} frames of {size[0]}x{size[1]} to read, {frames * frame_bytes / 2**30:.1f} "
+        f"GiB, more than {max_bytes / 2**30:.3g}: give frames={most} or less, seconds={most / fps:.2f} or less, "
+        "a smaller size=, dtype=torch.uint8, or use stream()"
+    )
