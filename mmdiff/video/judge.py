@@ -1,0 +1,357 @@
+"""The judge of moving digits: which digit a frame shows, how it moves, in what colour; and caption accuracy.
+
+A small classifier, trained on real handwriting (:mod:`mmdiff.video.judge_training`), reads every frame on its
+own; motion and colour are measured, not learned. Each statement may also be "none of these".
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmdiff.errors import InputError
+from mmdiff.registry import register
+from mmdiff.video.digits import COLOURS, DIGITS, MOTIONS, VELOCITIES, Figure
+
+NONE = -1
+"""Index of "none of these" among digits, motions and colours."""
+SIDE = 32  # pixels: the frame that glyphs of 15 pixels are drawn in
+HOLDS = 8  # frames that a caption's direction holds for, of a video that is not thinned out
+_LIT = 0.5  # of full brightness
+_EMPTY = 10  # lit pixels at 32 x 32: half of what the thinnest real glyph has
+_MOVING = 0.5  # pixels a frame: half of the speed of digits that move
+_COLOUR_RADIUS = 0.4  # less than this from a palette colour, in RGB scaled to a greatest channel of 1
+_SHARED = 0.75  # of the frames must have one colour
+_CHUNK = 32  # clips at a time
+
+
+@register
+class DigitJudge(nn.Module):
+    """Classify frames as one of ten handwritten digits or none, blind to colour and place.
+
+    Convolutions over the brightness (the greatest channel), global maximum, one hidden layer. It also measures
+    clips for Fréchet and kernel distances, see :meth:`features`.
+
+    Parameters
+    ----------
+    channels : tuple of int
+        Width at full, half, quarter and eighth resolution.
+    width : int
+        Of the hidden layer.
+    """
+
+    COARSE = 4  # rows and columns of the map that tells where things move
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(self, channels: tuple[int, ...] = (16, 32, 64, 96), width: int = 64) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [*_convolution(1, channels[0])]
+        for narrow, wide in itertools.pairwise(channels):
+            layers += [*_convolution(narrow, wide, stride=2), *_convolution(wide, wide)]
+        self.body = nn.Sequential(*layers)
+        self.hidden = nn.Linear(channels[-1], width)
+        self.head = nn.Linear(width, len(DIGITS) + 1)
+        count = 2 * width + 2 * self.COARSE**2 + 3
+        self.register_buffer("feature_mean", torch.zeros(count))
+        self.register_buffer("feature_std", torch.ones(count))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Logits of frames.
+
+        Parameters
+        ----------
+        frames : Tensor, shape (N, 3, H, W), in [-1, 1]
+            The shorter side shows what 32 pixels show in :class:`mmdiff.video.digits.MovingDigits`.
+
+        Returns
+        -------
+        Tensor, shape (N, 11)
+            Ten digits, and last: none.
+        """
+        return self.head(functional.silu(self.embed(_brightness(_resized(frames)))))
+
+    def embed(self, brightness: Tensor) -> Tensor:
+        """Hidden values (N, width), before their activation, of brightness (N, 1, 32, 32 or more) in [0, 1]."""
+        return self.hidden(self.body(brightness).amax((2, 3)))
+
+    def features(self, video: Tensor) -> Tensor:
+        """Measure clips for Fréchet and kernel distances: what they show, how steadily, how it moves, its colour.
+
+        Mean over frames of the hidden values, and of their absolute change from frame to frame; the mean
+        signed (over the first half) and absolute change of a 4 × 4 map of brightness; the mean colour of lit
+        pixels. Each is standardised by its mean and deviation on real training clips.
+
+        Parameters
+        ----------
+        video : Tensor, shape (B, 3, F, H, W), in [-1, 1] or uint8
+            At least two frames.
+
+        Returns
+        -------
+        Tensor, shape (B, 163)
+        """
+        return (self.raw_features(video) - self.feature_mean) / self.feature_std
+
+    def raw_features(self, video: Tensor) -> Tensor:
+        """Like :meth:`features`, not standardised."""
+        video = as_video(video)
+        if video.shape[2] < 2:
+            raise InputError(f"frames={video.shape[2]} must be at least 2: features of a clip measure change")
+        return torch.cat([self._raw_features(clips) for clips in video.split(_CHUNK)])
+
+    def _raw_features(self, video: Tensor) -> Tensor:
+        frames = _frames(video)
+        clips = frames.shape[:2]
+        light = _brightness(frames.flatten(0, 1))
+        hidden = functional.silu(self.embed(light)).unflatten(0, clips)
+        change = functional.adaptive_avg_pool2d(light, self.COARSE).flatten(1).unflatten(0, clips).diff(dim=1)
+        parts = (
+            hidden.mean(1),
+            hidden.diff(dim=1).abs().mean(1),
+            change[:, : max(1, clips[1] // 2)].mean(1),
+            change.abs().mean(1),
+            _mean_colours(frames.flatten(0, 1)).unflatten(0, clips).mean(1),
+        )
+        return torch.cat(parts, 1)
+
+
+class Verdict(NamedTuple):
+    """What the judge says about B clips of F frames; -1 is "none of these"."""
+
+    digits: Tensor
+    """(B, F), of each frame."""
+    confidence: Tensor
+    """(B, F), probability of what ``digits`` says."""
+    digit: Tensor
+    """(B,), the most frequent one of a clip's frames."""
+    agreement: Tensor
+    """(B,), share of a clip's frames that show ``digit``."""
+    motion: Tensor
+    """(B,), index into :data:`mmdiff.video.digits.MOTIONS`."""
+    colour: Tensor
+    """(B,), index into :data:`mmdiff.video.digits.COLOURS`."""
+    centroids: Tensor
+    """(B, F, 2), x and y of the light in pixels at 32 × 32; nan in empty frames."""
+    steps: Tensor
+    """(B, F - 1), distance between centroids of successive frames in pixels at 32 × 32; nan beside empty frames."""
+    empty: Tensor
+    """(B, F) bool, frames that show next to nothing."""
+
+
+class Proportion(NamedTuple):
+    """A share of trials with its 95 % Wilson interval."""
+
+    value: float
+    low: float
+    high: float
+    trials: int
+    """Independent trials that the interval rests on."""
+
+
+@torch.no_grad()
+def judge_clips(video: Tensor, judge: DigitJudge) -> Verdict:
+    """Say what clips of one moving digit show.
+
+    The digit is read frame by frame. Motion is the least-squares velocity of the centroid of light over the
+    first nine frames, for which a caption's direction holds: standing still below half a pixel a frame (at 32
+    pixels), one of the four directions where one axis has at least twice the speed of the other, else none.
+    Colour is the one of the palette nearest to the mean of a frame's lit pixels, or none within reach; a clip's
+    is the one that three quarters of its frames share, so a digit that changes its colour has none.
+
+    Parameters
+    ----------
+    video : Tensor, shape (B, 3, F, H, W), in [-1, 1] or uint8
+        The shorter side counts as 32 pixels.
+    judge : DigitJudge
+
+    Returns
+    -------
+    Verdict
+
+    Raises
+    ------
+    InputError
+        The shape is another, or the values are out of range.
+    """
+    video = as_video(video)
+    device = next(judge.parameters()).device
+    parts = [_judge(clips.to(device), judge) for clips in video.split(_CHUNK)]
+    return Verdict(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def caption_accuracy(video: Tensor, labels: Tensor, judge: DigitJudge) -> dict[str, Proportion]:
+    """Compare clips with what their captions say.
+
+    Frames of a clip are not independent, so the intervals of shares of frames rest on the number of clips: they
+    are rather too wide.
+
+    Parameters
+    ----------
+    video : Tensor, shape (B, 3, F, H, W), in [-1, 1] or uint8
+    labels : Tensor of int, shape (B, 3)
+        Digit, motion and colour, as ``MovingDigits[n]["label"]``.
+    judge : DigitJudge
+
+    Returns
+    -------
+    dict from str to Proportion
+        ``digit``: share of frames that show the caption's digit. ``motion``, ``colour``: of clips. ``all``: of
+        clips whose most frequent digit, motion and colour are all right. ``steady``: share of frames that
+        agree with the most frequent digit of their clip. ``empty``: share of frames that show nothing.
+
+    Raises
+    ------
+    InputError
+        Shapes do not fit.
+    """
+    if labels.shape != (len(video), 3) or len(video) == 0:
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)} must be ({len(video)}, 3): digit, motion and colour of "
+            "each clip, of one clip at least"
+        )
+    verdict = judge_clips(video, judge)
+    digit, motion, colour = labels.to(verdict.digit.device).unbind(1)
+    right = {"motion": verdict.motion == motion, "colour": verdict.colour == colour}
+    right["all"] = (verdict.digit == digit) & right["motion"] & right["colour"]
+    frames = {"digit": verdict.digits == digit[:, None], "steady": verdict.digits == verdict.digit[:, None]}
+    frames["steady"] &= verdict.digits != NONE
+    frames["empty"] = verdict.empty
+    shares = {name: float(x.double().mean()) for name, x in (frames | right).items()}
+    order = ("digit", "motion", "colour", "all", "steady", "empty")
+    return {name: wilson(shares[name], len(video)) for name in order}
+
+
+def crossed_captions(held_out: bool | None = None) -> tuple[list[str], Tensor]:
+    """All 300 captions of one digit: every digit in every motion and colour, once.
+
+    Parameters
+    ----------
+    held_out : bool, optional
+        Only the triples that training leaves out (True) or shows (False), see
+        :attr:`mmdiff.video.digits.Figure.held_out`.
+
+    Returns
+    -------
+    captions : list of str
+    labels : Tensor of int, shape (N, 3)
+    """
+    triples = itertools.product(range(len(DIGITS)), range(len(MOTIONS)), range(len(COLOURS)))
+    figures = [Figure(*triple) for triple in triples]
+    figures = [figure for figure in figures if held_out is None or figure.held_out == held_out]
+    labels = torch.tensor([(figure.digit, figure.motion, figure.colour) for figure in figures])
+    return [figure.caption() for figure in figures], labels
+
+
+def wilson(share: float, count: int, z: float = 1.959964) -> Proportion:
+    """Interval of a share of ``count`` trials (Wilson 1927, eq. 3); z is the normal quantile, of 95 % by default."""
+    assert 0 <= share <= 1
+    assert count > 0
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    reach = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Proportion(share, max(0.0, centre - reach), min(1.0, centre + reach), count)
+
+
+def as_video(video: Tensor) -> Tensor:
+    """Check clips (B, 3, F, H, W) and bring them to floating point in [-1, 1]."""
+    if video.ndim != 5 or video.shape[1] != 3 or 0 in video.shape:
+        raise InputError(
+            f"video of shape {tuple(video.shape)} must be (B, 3, F, H, W); give one clip as video[None]"
+        )
+    if video.dtype == torch.uint8:
+        return video.float() / 127.5 - 1
+    if not video.is_floating_point() or not bool((video.abs() <= 1.01).all()):
+        raise InputError(
+            f"video of type {video.dtype} must be in [-1, 1], or uint8; it has other values, or nan"
+        )
+    return video.float().clamp(-1, 1)
+
+
+def _convolution(narrow: int, wide: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(narrow, wide, 3, stride, 1, bias=False), nn.GroupNorm(8, wide), nn.SiLU()]
+
+
+def _frames(video: Tensor) -> Tensor:
+    """Frames (B, F, 3, 32, ...) of clips (B, 3, F, H, W)."""
+    return _resized(video.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(video), -1))
+
+
+def _resized(frames: Tensor) -> Tensor:
+    height, width = frames.shape[-2:]
+    shorter = min(height, width)
+    if shorter == SIDE:
+        return frames
+    size = [round(side * SIDE / shorter) for side in (height, width)]
+    return functional.interpolate(frames, size, mode="bilinear", antialias=True)
+
+
+def _brightness(frames: Tensor) -> Tensor:
+    """Greatest channel (N, 1, H, W), black 0 and full 1."""
+    return (frames.amax(1, keepdim=True) + 1) / 2
+
+
+def _mean_colours(frames: Tensor) -> Tensor:
+    """RGB (N, 3) of the lit pixels of each frame (N, 3, H, W), scaled to a greatest channel of 1; 0 if none is lit."""
+    total = ((_brightness(frames) > _LIT) * (frames + 1) / 2).sum((2, 3))
+    return total / total.amax(1, keepdim=True).clamp_min(1e-6)
+
+
+def _judge(video: Tensor, judge: DigitJudge) -> Verdict:
+    frames = _frames(video)
+    probabilities = judge(frames.flatten(0, 1)).softmax(1).unflatten(0, frames.shape[:2])
+    confidence, digits = probabilities.max(-1)
+    light = _brightness(frames.flatten(0, 1))[:, 0].unflatten(0, frames.shape[:2])
+    empty = (light > _LIT).sum((2, 3)) < _EMPTY
+    digits = digits.masked_fill((digits == len(DIGITS)) | empty, NONE)
+    digit = torch.stack([functional.one_hot(d + 1, len(DIGITS) + 1).sum(0).argmax() for d in digits]) - 1
+    centroids = _centroids(light).masked_fill(empty[..., None], math.nan)
+    return Verdict(
+        digits,
+        confidence,
+        digit,
+        (digits == digit[:, None]).double().mean(1),
+        torch.stack([_motion(c[: HOLDS + 1]) for c in centroids]),
+        torch.stack([_colour(f[~e]) for f, e in zip(frames, empty, strict=True)]),
+        centroids,
+        centroids.diff(dim=1).norm(dim=2),
+        empty,
+    )
+
+
+def _centroids(light: Tensor) -> Tensor:
+    """Centre (..., 2) as (x, y) in pixels of light (..., H, W); faint light does not count."""
+    weight = (light - _LIT / 2).clamp_min(0)
+    total = weight.sum((-2, -1)).clamp_min(1e-6)
+    places = [torch.arange(side).to(light) for side in light.shape[-2:]]
+    y, x = (weight.sum(-1) @ places[0]) / total, (weight.sum(-2) @ places[1]) / total
+    return torch.stack((x, y), -1)
+
+
+def _motion(centroids: Tensor) -> Tensor:
+    """Index of the motion of a path (F, 2); empty frames are left out."""
+    seen = centroids.isfinite().all(1)
+    times = torch.arange(len(centroids)).to(centroids)[seen]
+    if len(times) < 2:
+        return torch.tensor(NONE, device=centroids.device)
+    times = times - times.mean()
+    velocity = times @ centroids[seen] / times.square().sum()
+    speed, slow = velocity.abs().max(), velocity.abs().min()
+    if speed < _MOVING:
+        return torch.tensor(0, device=centroids.device)
+    directions = torch.tensor(VELOCITIES).to(velocity)
+    return (directions @ velocity).argmax() if slow <= speed / 2 else torch.tensor(NONE, device=speed.device)
+
+
+def _colour(frames: Tensor) -> Tensor:
+    """Index of the colour that most of some frames (N, 3, H, W), none of them empty, have."""
+    palette = torch.tensor(list(COLOURS.values())).to(frames)
+    palette = palette / palette.amax(1, keepdim=True)
+    distance, index = torch.cdist(_mean_colours(frames), palette).min(1)
+    votes = torch.bincount(index[distance < _COLOUR_RADIUS], minlength=len(palette))
+    most, colour = votes.max(0)
+    return colour if most >= max(1, _SHARED * len(frames)) else torch.full_like(colour, NONE)
