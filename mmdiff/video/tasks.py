@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,16 @@ from mmdiff.video.conditioning import ConditionedNetwork
 from mmdiff.video.model import ClipModel
 
 
+def batch_conditions(model: ClipModel, batch: dict[str, Any]) -> dict[str, Tensor]:
+    """What of a batch of :func:`mmdiff.video.data.collate_clips` the model can be told, and ``positions``."""
+    cond = {name: batch[name] for name in model.conditions if isinstance(batch.get(name), Tensor)}
+    if model.captions is not None and "caption" in batch:
+        cond[model.captions.name] = model.caption_ids(batch["caption"]).to(batch["video"].device)
+    if "positions" in batch:
+        cond["positions"] = batch["positions"]
+    return cond
+
+
 class ClipTask(nn.Module):
     """Train a :class:`ClipModel` on clips with their conditions, and on single images at once.
 
@@ -21,10 +32,8 @@ class ClipTask(nn.Module):
     ----------
     model : ClipModel
     noise : (float, float)
-        Mean and standard deviation of ln(σ/α) for clips. The frames of a clip show nearly the same, so F of them
-        see through noise √F times as strong: the mean belongs about ln √F above that of images.
-    still_noise : (float, float)
-        The same for images.
+        Mean and standard deviation of ln(σ/α) for images. The frames of a clip show nearly the same, so F of
+        them see through noise √F times as strong: their mean is ln √F more.
     drop : float in [0, 1]
         Share of items trained without their conditions, for classifier-free guidance.
     still_weight : float >= 0
@@ -34,18 +43,18 @@ class ClipTask(nn.Module):
     def __init__(
         self,
         model: ClipModel,
-        noise: tuple[float, float] = (1.2, 1.4),
-        still_noise: tuple[float, float] = (-0.2, 1.2),
+        noise: tuple[float, float] = (0.5, 1.3),
         drop: float = 0.1,
         still_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.model, self.drop, self.still_weight = model, drop, still_weight
-        schedule = model.denoiser.schedule
-        self.objective, self.still_objective = (
-            Objective(schedule, target="v", times=Stratified(LogNormal(*normal)))
-            for normal in (noise, still_noise)
-        )
+        self.model, self.noise, self.drop, self.still_weight = model, noise, drop, still_weight
+
+    def objective(self, frames: int) -> Objective:
+        """The loss for clips of so many frames; 1 is for images."""
+        mean, std = self.noise
+        times = Stratified(LogNormal(mean + math.log(frames) / 2, std))
+        return Objective(self.model.denoiser.schedule, target="v", times=times)
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch of :func:`mmdiff.video.data.collate_clips`: "loss" and its parts.
@@ -55,35 +64,24 @@ class ClipTask(nn.Module):
         """
         losses = {}
         video = batch["video"]
-        single = video.shape[2] == 1
-        cond = self._conditions(batch)
-        clip_loss = self._loss(self.still_objective if single else self.objective, video, cond, generator)
+        cond = batch_conditions(self.model, batch)
+        clip_loss = self._loss(video, cond, generator)
         losses["clips"] = clip_loss
         total = clip_loss
         if "stills" in batch:
             stills = batch["stills"].flatten(0, 1)[:, :, None]
             captions = [caption for each in batch["still_captions"] for caption in each]
-            cond = self._conditions({"caption": captions, "video": stills})
-            losses["stills"] = self._loss(self.still_objective, stills, cond, generator)
+            cond = batch_conditions(self.model, {"caption": captions, "video": stills})
+            losses["stills"] = self._loss(stills, cond, generator)
             total = total + self.still_weight * losses["stills"]
         return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
 
-    def _conditions(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        model, device = self.model, batch["video"].device
-        cond = {name: batch[name] for name in model.conditions if isinstance(batch.get(name), Tensor)}
-        if model.captions is not None and "caption" in batch:
-            cond[model.captions.name] = model.caption_ids(batch["caption"]).to(device)
-        if "positions" in batch:
-            cond["positions"] = batch["positions"]
-        return cond
-
-    def _loss(
-        self, objective: Objective, video: Tensor, cond: dict[str, Tensor], generator: torch.Generator
-    ) -> Tensor:
+    def _loss(self, video: Tensor, cond: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         network = self.model.network
         named = {name: value for name, value in cond.items() if name != "positions"}
         if named and isinstance(network, ConditionedNetwork):
             named = drop_condition(named, network.nulls(named), self.drop, generator=generator)
             cond = {**cond, **named}
         x0 = self.model.to_model(video)
+        objective = self.objective(video.shape[2])
         return objective(self.model.denoiser, x0, generator=generator, **cond).mean()

@@ -53,7 +53,7 @@ def main(
     finish_steps: int = 1500,
     learning_rate: float = 1.5e-3,
     clip_rate: float = 1e-3,
-    noise: tuple[float, float] = (1.2, 1.4),
+    noise: tuple[float, float] = (0.5, 1.3),
     drop: float = 0.1,
     pairs: float = 0.08,
     variety: float = 0.3,
@@ -87,7 +87,7 @@ def main(
         finish_steps: Updates of the fourth.
         learning_rate: Of the first two trainings.
         clip_rate: Of the others.
-        noise: Mean and deviation of the logarithm of the noise level for clips.
+        noise: Mean and deviation of the logarithm of the noise level for single frames; clips get more.
         drop: Share of captions left out, for guidance.
         pairs: Share of clips with two digits.
         variety: Share of captions in other words.
