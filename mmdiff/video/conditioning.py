@@ -56,6 +56,10 @@ class Conditioner(nn.Module, ABC):
     def null(self, value: Tensor) -> Tensor:
         """What stands for the condition's absence, shaped like ``value``."""
 
+    def absent(self, x: Tensor) -> Tensor | None:
+        """Value for a call that leaves the condition out; None where nothing need be said."""
+        return None
+
 
 @register
 class ClassCondition(Conditioner):
@@ -148,6 +152,10 @@ class KnownFrames(Conditioner):
         """Return zeros: nothing is known."""
         return torch.zeros_like(value)
 
+    def absent(self, x: Tensor) -> Tensor:
+        """Return zeros: the network has planes for the frames in any case."""
+        return x.new_zeros((len(x), self.channels + 1, *x.shape[2:]))
+
 
 @register
 class SmallClip(Conditioner):
@@ -184,6 +192,10 @@ class SmallClip(Conditioner):
     def null(self, value: Tensor) -> Tensor:
         """Return the clip fully noised away: zeros at level 1."""
         return torch.cat((torch.zeros_like(value[:, :-1]), torch.ones_like(value[:, -1:])), 1)
+
+    def absent(self, x: Tensor) -> Tensor:
+        """Return a clip of one grey pixel, fully noised away."""
+        return self.null(x.new_zeros((len(x), self.channels + 1, 1, 1, 1)))
 
 
 @register
@@ -231,7 +243,11 @@ class ConditionedNetwork(nn.Module):
                 f"condition {', '.join(unknown)} must be one of those the model was trained with: "
                 f"{', '.join(self.conditioners) or 'none'}"
             )
-        told = [self.conditioners[name](value, x) for name, value in conditions.items()]
+        told = []
+        for name, conditioner in self.conditioners.items():  # in their own order: planes are stacked
+            value = conditions[name] if name in conditions else conditioner.absent(x)  # type: ignore[operator]
+            if value is not None:
+                told.append(conditioner(value, x))
         joined = _join(told, x.shape[2], stills)
         return self.network(x, level, positions=positions, stills=stills, **joined)
 

@@ -1,0 +1,228 @@
+"""What models are given in training beside the noisy clip: some of its frames, or the clip made small.
+
+Both are drawn by data sets that wrap others, so that item n stays a pure function of n. The values are those
+that :class:`~mmdiff.video.conditioning.KnownFrames` and :class:`~mmdiff.video.conditioning.SmallClip` take.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mmdiff.errors import InputError
+from mmdiff.training.data import IndexedData, step_seed
+
+_KNOWN, _SMALL = 101, 102  # streams of random numbers
+
+
+def pixel_statistics(clips: IndexedData, count: int = 64) -> tuple[float, float]:
+    """Mean and standard deviation of the pixels, in [-1, 1], of the first ``count`` clips."""
+    totals = np.zeros(3)
+    for n in range(count):
+        pixels = clips[n]["video"].double() / 127.5 - 1
+        totals += (pixels.numel(), float(pixels.sum()), float(pixels.square().sum()))
+    mean = totals[1] / totals[0]
+    return float(mean), float(max(totals[2] / totals[0] - mean**2, 1e-4) ** 0.5)
+
+
+def given_frames(frames: Tensor, known: Tensor) -> Tensor:
+    """Lay frames and a mask together as :class:`~mmdiff.video.conditioning.KnownFrames` wants them.
+
+    Parameters
+    ----------
+    frames : Tensor, shape (..., C, F, H, W)
+        In the network's own range; what is not known may hold anything.
+    known : Tensor of bool, shape (F,) or (..., F)
+        Which frames are given.
+
+    Returns
+    -------
+    Tensor, shape (..., C + 1, F, H, W)
+    """
+    mask = known.to(frames)[..., None, :, None, None].expand_as(frames[..., :1, :, :, :])
+    return torch.cat((torch.where(mask > 0, frames, 0.0), mask), -4)
+
+
+def draw_known(frames: int, most: int, random: np.random.Generator) -> Tensor:
+    """Which frames of a clip are given: half the time its first 1 ... ``most``, else so many at random.
+
+    Returns
+    -------
+    Tensor of bool, shape (frames,)
+        At least one frame is known and one is not, where there are two.
+    """
+    count = int(random.integers(1, max(2, min(most, frames - 1) + 1)))
+    first = bool(random.integers(2))
+    chosen = np.arange(count) if first else random.permutation(frames)[:count]
+    known = torch.zeros(frames, dtype=torch.bool)
+    known[torch.from_numpy(chosen)] = frames > 1
+    return known
+
+
+class WithKnown:
+    """Clips with some of their frames given, for training prediction and interpolation.
+
+    Parameters
+    ----------
+    clips : IndexedData
+        Items hold ``video``, uint8 (C, F, H, W).
+    most : int > 0
+        Frames given at most.
+    share : float in [0, 1]
+        Of clips that are given frames; the others are trained on without.
+    mean, std : float
+        Of pixels in [-1, 1], as in :class:`~mmdiff.video.model.ClipModel`.
+    seed : int
+
+    Raises
+    ------
+    InputError
+        ``most`` or ``share`` is out of range.
+    """
+
+    def __init__(
+        self,
+        clips: IndexedData,
+        most: int = 8,
+        share: float = 1.0,
+        *,
+        mean: float = 0.0,
+        std: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        if most < 1 or not 0 <= share <= 1:
+            raise InputError(f"most={most} must be at least 1, and share={share} in [0, 1]")
+        self.clips, self.most, self.share = clips, most, share
+        self.mean, self.std, self.seed = mean, std, seed
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return clip ``index`` with ``known``, float32 (C + 1, F, H, W)."""
+        clip = dict(self.clips[index])
+        random = np.random.default_rng(step_seed(self.seed, index, 0, 0, _KNOWN))
+        known = draw_known(clip["video"].shape[1], self.most, random)
+        known &= bool(random.random() < self.share)
+        clip["known"] = given_frames(_standardised(clip["video"], self.mean, self.std), known)
+        return clip
+
+
+def shrink(video: Tensor, space: int = 2, time: int = 2) -> Tensor:
+    """Make a clip small: means of ``space`` x ``space`` pixels of frames 0, ``time``, 2 ``time``, ...
+
+    A stage before this one makes just such clips: fewer frames a second, each as sharp as a frame can be.
+
+    Parameters
+    ----------
+    video : Tensor of float, shape (..., F, H, W)
+    space, time : int > 0
+        Factors; ``space`` divides H and W.
+
+    Returns
+    -------
+    Tensor, shape (..., ceil(F / time), H / space, W / space)
+
+    Raises
+    ------
+    InputError
+        A factor breaks its rule.
+    """
+    height, width = video.shape[-2:]
+    if space < 1 or time < 1 or height % space or width % space:
+        raise InputError(f"space={space} must divide {height} and {width}, and time={time} be at least 1")
+    thinned = video[..., ::time, :, :]
+    return functional.avg_pool2d(thinned.flatten(0, -3), space).unflatten(0, thinned.shape[:-2])
+
+
+def enlarge(small: Tensor, frames: int, size: tuple[int, int], time: int = 2) -> Tensor:
+    """Interpolate a small clip linearly, in space and time: what a trained stage has to beat.
+
+    Parameters
+    ----------
+    small : Tensor of float, shape (B, C, f, h, w)
+        Its frames stand at 0, ``time``, 2 ``time``, ...; the last is held after its time.
+    frames, size
+        F and (H, W) of the result.
+    time : int > 0
+
+    Returns
+    -------
+    Tensor, shape (B, C, F, H, W)
+    """
+    large = functional.interpolate(
+        small, (small.shape[2], *size), mode="trilinear", align_corners=False
+    )  # in space only: the number of frames stays
+    place = (torch.arange(frames, device=small.device) / time).clamp_max(small.shape[2] - 1)
+    before = place.floor().long()
+    after = (before + 1).clamp_max(small.shape[2] - 1)
+    share = (place - before).to(small)[:, None, None]
+    return large[:, :, before] * (1 - share) + large[:, :, after] * share
+
+
+def noised(small: Tensor, level: Tensor | float, noise: Tensor) -> Tensor:
+    """Noise augmentation (Ho et al. 2021, 2106.15282, section 4), as SmallClip wants it.
+
+    Parameters
+    ----------
+    small, noise : Tensor, shape (B, C, f, h, w)
+        In the network's own range; standard normal.
+    level : Tensor (B,) or float, in [0, 1]
+        σ of √(1-σ²) x + σ n.
+
+    Returns
+    -------
+    Tensor, shape (B, C + 1, f, h, w)
+        The last channel holds the level.
+    """
+    sigma = torch.as_tensor(level, dtype=small.dtype, device=small.device).expand(len(small))
+    sigma = sigma.reshape(-1, 1, 1, 1, 1)
+    mixed = (1 - sigma.square()).sqrt() * small + sigma * noise
+    return torch.cat((mixed, sigma.expand_as(small[:, :1])), 1)
+
+
+class WithSmall:
+    """Clips with themselves made small and noised, for training a stage that sharpens.
+
+    Parameters
+    ----------
+    clips : IndexedData
+        Items hold ``video``, uint8 (C, F, H, W).
+    space, time : int > 0
+        Factors, see :func:`shrink`.
+    most : float in [0, 1]
+        Noise levels are drawn uniformly from 0 to it.
+    mean, std : float
+        Of pixels in [-1, 1], as in :class:`~mmdiff.video.model.ClipModel`.
+    seed : int
+    """
+
+    def __init__(
+        self,
+        clips: IndexedData,
+        space: int = 2,
+        time: int = 2,
+        most: float = 0.5,
+        *,
+        mean: float = 0.0,
+        std: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= most <= 1:
+            raise InputError(f"most={most} must be a noise level in [0, 1]")
+        self.clips, self.space, self.time, self.most = clips, space, time, most
+        self.mean, self.std, self.seed = mean, std, seed
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return clip ``index`` with ``small``, float32 (C + 1, f, h, w)."""
+        clip = dict(self.clips[index])
+        random = np.random.default_rng(step_seed(self.seed, index, 0, 0, _SMALL))
+        small = shrink(_standardised(clip["video"], self.mean, self.std), self.space, self.time)[None]
+        noise = torch.from_numpy(random.standard_normal(small.shape, dtype=np.float32))
+        clip["small"] = noised(small, self.most * random.random(), noise)[0]
+        return clip
+
+
+def _standardised(video: Tensor, mean: float, std: float) -> Tensor:
+    return (video.float() / 127.5 - 1 - mean) / std
