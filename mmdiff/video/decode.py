@@ -23,6 +23,7 @@ from mmdiff.video.timing import EXACT, Timing, measure
 
 MAX_PIXELS = 1 << 27  # of one picture: 16K is just inside
 AV_ERRORS = (av.error.FFmpegError, ValueError, OSError, IndexError, RuntimeError, AssertionError)
+ACCURATE = 0x4 | 0x2000 | 0x4000 | 0x40000  # swscale: bicubic, all of the chroma, rounded: 12 dB better
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,ogg,flv,asf,mpegts,mpeg,mpegvideo,h264,hevc"
 _SEQUENTIAL = ("gif", "apng")  # every picture changes the one before
 _SCANNED = 1 << 26  # bytes of a file read to learn its frame rate
@@ -59,6 +60,8 @@ class Movie:
         Clockwise turn that the file asks for and :meth:`picture` applies.
     alpha, sound : bool
         Whether pictures have transparency, and whether there is a sound track.
+    sound_lead : float, seconds
+        By how much the sound begins before the pictures.
     codec : str
         ``container/codec``.
     """
@@ -93,8 +96,15 @@ class Movie:
         self.width, self.height = self._stored[::-1] if turned else self._stored
         check_pixels(self.file, self.width, self.height)
         self.alpha = _has_alpha(first.format)
-        self.sound = bool(self._container.streams.audio)
+        self.sound, self.sound_lead = self._measure_sound()
         self.codec = f"{self._format}/{self._stream.codec_context.name}"
+
+    def _measure_sound(self) -> tuple[bool, float]:
+        tracks = self._container.streams.audio
+        if not tracks or tracks[0].start_time is None:
+            return bool(tracks), 0.0
+        begins = tracks[0].start_time * tracks[0].time_base
+        return True, float(self._origin * self._stream.time_base - begins)
 
     @property
     def _format(self) -> str:
@@ -134,8 +144,9 @@ class Movie:
         deep = any(part.bits > 8 for part in frame.format.components)
         alpha = _has_alpha(frame.format)
         width, height = self._stored
-        # one thread: pictures are small, and loaders run many of these side by side
-        plain = frame.reformat(width, height, _LAYOUTS[deep, alpha], interpolation="BICUBIC")
+        plain = frame.reformat(
+            width, height, _LAYOUTS[deep, alpha], dst_colorspace="ITU601", interpolation=ACCURATE
+        )
         pixels = plain.to_ndarray()
         return self._turn(over_black(pixels) if alpha else pixels)
 

@@ -6,11 +6,9 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
-import av
 import numpy as np
 import torch
 from PIL import Image
@@ -21,37 +19,13 @@ from mmdiff.errors import InputError
 from mmdiff.files import atomic_file
 from mmdiff.video.convert import convert
 from mmdiff.video.decode import AV_ERRORS
+from mmdiff.video.film import CODECS, QUALITY, Film
 from mmdiff.video.resize import Size, check_size
 from mmdiff.video.stills import is_pattern, numbered
 
-FILMS = {
-    ".mp4": ("libx264", "aac"),
-    ".m4v": ("libx264", "aac"),
-    ".mov": ("libx264", "aac"),
-    ".mkv": ("libx264", "libopus"),
-    ".webm": ("libvpx-vp9", "libopus"),
-    ".gif": ("gif", None),
-}  # codecs of pictures and sound
 SINGLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-WRITABLE = (*FILMS, ".npz", *SINGLE)
-_QUALITY = {"libx264": (14, 51), "libvpx-vp9": (18, 63)}  # default and worst
-_OPTIONS = {
-    "libx264": {"preset": "medium", "profile": "high"},
-    "libvpx-vp9": {"b": "0", "row-mt": "1", "cpu-used": "3"},
-}
-_TICKS = 90_000  # a second: divides by the usual frame rates, and by the 1001 parts to 0.01 ms
-_GIF_TICKS = 100  # a second, by the format
+WRITABLE = (*CODECS, ".npz", *SINGLE)
 _GIF_FASTEST = 50.0  # frames a second: viewers slow shorter delays down to a tenth of a second
-_GIF_PALETTE = (
-    "split[a][b];[a]palettegen=stats_mode=single:reserve_transparent=0[p];"
-    "[b][p]paletteuse=new=1:dither=sierra2_4a"
-)
-_OPUS_RATES = (48_000, 24_000, 16_000, 12_000, 8_000)
-_AAC_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000)
-_BITS_A_CHANNEL = 96_000  # a second, of sound
-_BT709 = 1
-_LIMITED = 1
-_ERRORS = (*AV_ERRORS, OSError)
 
 
 class Sink(Protocol):
@@ -174,8 +148,8 @@ def writer(
         else:
             with _naming_errors(target):
                 temporary = stack.enter_context(atomic_file(target))
-            if suffix in FILMS:
-                sink = _Film(temporary, suffix, fps, (height, width), sample_rate, channels, quality)
+            if suffix in CODECS:
+                sink = Film(temporary, suffix, fps, (height, width), sample_rate, channels, quality)
                 stack.callback(sink.close)
             elif suffix == ".npz":
                 sink = _Archive(temporary, fps, sample_rate)
@@ -184,142 +158,6 @@ def writer(
         file = Writer(target, (height, width), channels if sample_rate else 0, sink)
         yield file
         file._finish()
-
-
-class _Film:
-    """A container written by FFmpeg."""
-
-    def __init__(
-        self,
-        temporary: Path,
-        suffix: str,
-        fps: float,
-        size: tuple[int, int],
-        sample_rate: int | None,
-        channels: int,
-        quality: int | None,
-    ) -> None:
-        codec, sound_codec = FILMS[suffix]
-        self._gif = codec == "gif"
-        self._fps, self._count = fps, 0
-        options = {"movflags": "+faststart"} if suffix in (".mp4", ".m4v", ".mov") else {}
-        with _naming_errors(temporary):
-            self._container: Any = av.open(str(temporary), "w", options=options)
-        rate = Fraction(fps).limit_denominator(1001)
-        self._pictures: Any = self._container.add_stream(codec, rate=rate)
-        self._size = size
-        even = (lambda side: side + side % 2) if codec == "libx264" else (lambda side: side)
-        self._pictures.height, self._pictures.width = even(size[0]), even(size[1])
-        self._configure(codec, quality)
-        self._palette = _palette_graph(size) if self._gif else None
-        self._track = _Track(self._container, sound_codec, sample_rate, channels) if sample_rate else None
-
-    def _configure(self, codec: str, quality: int | None) -> None:
-        context = self._pictures.codec_context
-        if self._gif:
-            self._pictures.pix_fmt = "pal8"
-            context.time_base = Fraction(1, _GIF_TICKS)
-            self._ticks = _GIF_TICKS
-            return
-        self._ticks = _TICKS
-        context.time_base = Fraction(1, _TICKS)
-        self._pictures.pix_fmt = "yuv420p"
-        context.options = {**_OPTIONS[codec], "crf": str(_QUALITY[codec][0] if quality is None else quality)}
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = _LIMITED
-
-    def pictures(self, block: np.ndarray) -> None:
-        tall = self._pictures.height - self._size[0]
-        wide = self._pictures.width - self._size[1]
-        if tall or wide:  # players open even sizes only
-            block = np.pad(block, ((0, 0), (0, tall), (0, wide), (0, 0)), mode="edge")
-        for pixels in block:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame.time_base = Fraction(1, self._ticks)
-            frame.pts = round(self._count * self._ticks / self._fps)
-            self._count += 1
-            if self._palette is None:
-                frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", interpolation="BICUBIC")
-                self._encode(frame)
-            else:
-                self._palette.push(frame)
-                self._drain_palette()
-
-    def _drain_palette(self) -> None:
-        assert self._palette is not None
-        with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
-            while True:
-                frame = self._palette.pull()
-                self._encode(frame)
-
-    def _encode(self, frame: av.VideoFrame | None) -> None:
-        self._container.mux(self._pictures.encode(frame))
-
-    def sound(self, wave: np.ndarray) -> None:
-        assert self._track is not None
-        self._track.write(wave)
-
-    def finish(self) -> None:
-        if self._palette is not None:
-            self._palette.push(None)
-            self._drain_palette()
-        self._encode(None)
-        if self._track is not None:
-            self._track.finish()
-        self._container.close()
-
-    def close(self) -> None:
-        with contextlib.suppress(*_ERRORS):
-            self._container.close()
-
-
-class _Track:
-    """The sound of a film."""
-
-    def __init__(self, container: Any, codec: str | None, sample_rate: int, channels: int) -> None:
-        possible = _OPUS_RATES if codec == "libopus" else _AAC_RATES
-        rate = sample_rate if sample_rate in possible else 48_000
-        self._container, self._given = container, sample_rate
-        self._layout = "stereo" if channels == 2 else "mono"
-        self._stream = container.add_stream(codec, rate=rate, layout=self._layout)
-        self._stream.bit_rate = _BITS_A_CHANNEL * channels
-        self._convert = av.AudioResampler(self._stream.codec_context.format, self._layout, rate)
-        self._position = 0
-
-    def write(self, wave: np.ndarray) -> None:
-        for block in np.split(wave, range(self._given, wave.shape[1], self._given), 1):
-            if not block.shape[1]:
-                continue
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), "fltp", self._layout)
-            frame.rate, frame.pts, frame.time_base = self._given, self._position, Fraction(1, self._given)
-            self._position += block.shape[1]
-            self._push(frame)
-
-    def finish(self) -> None:
-        self._push(None)
-        self._container.mux(self._stream.encode(None))
-
-    def _push(self, frame: av.AudioFrame | None) -> None:
-        for ready in self._convert.resample(frame):
-            self._container.mux(self._stream.encode(ready))
-
-
-def _palette_graph(size: tuple[int, int]) -> Any:
-    """Return a filter that gives each picture the 256 colours that suit it best."""
-    graph = av.filter.Graph()
-    source = graph.add_buffer(
-        width=size[1], height=size[0], format="rgb24", time_base=Fraction(1, _GIF_TICKS)
-    )
-    halves, maker = graph.add("split"), graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
-    user = graph.add("paletteuse", "new=1:dither=sierra2_4a")
-    sink = graph.add("buffersink")
-    source.link_to(halves)
-    halves.link_to(maker, 0, 0)
-    halves.link_to(user, 1, 0)
-    maker.link_to(user, 0, 1)
-    user.link_to(sink)
-    graph.configure()
-    return graph
 
 
 class _Series:
@@ -440,7 +278,7 @@ def _check_target(path: Path, fps: float, sample_rate: int | None, channels: int
     _check_quality(suffix, quality)
     if sample_rate is not None:
         check_rate(sample_rate)
-        if suffix != ".npz" and FILMS.get(suffix, ("", None))[1] is None:
+        if suffix != ".npz" and CODECS.get(suffix, ("", None))[1] is None:
             raise InputError(f"path={str(path)!r} cannot hold sound: use .mp4, .webm, .mkv or .mov")
         if channels not in (1, 2):
             raise InputError(f"channels={channels} must be 1 or 2; sound has shape (channels, samples)")
@@ -455,12 +293,12 @@ def _check_target(path: Path, fps: float, sample_rate: int | None, channels: int
 def _check_quality(suffix: str, quality: int | None) -> None:
     if quality is None:
         return
-    codec = FILMS.get(suffix, ("", None))[0]
-    if codec not in _QUALITY:
+    codec = CODECS.get(suffix, ("", None))[0]
+    if codec not in QUALITY:
         raise InputError(f"quality={quality} has no meaning for {suffix}: leave it out")
-    default, worst = _QUALITY[codec]
-    if not 0 <= quality <= worst:
-        raise InputError(f"quality={quality} must be from 0 (best) to {worst}; the default is {default}")
+    best, default, worst = QUALITY[codec]
+    if not best <= quality <= worst:
+        raise InputError(f"quality={quality} must be from {best} (best) to {worst}; the default is {default}")
 
 
 @contextlib.contextmanager
@@ -469,7 +307,7 @@ def _naming_errors(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except _ERRORS as error:
+    except AV_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
             f"path={str(path)!r} cannot be written: {reason}. Check the folder, its permissions and free space"

@@ -6,25 +6,23 @@ A clip in memory is RGB of shape (C, F, H, W): C = 3 colours, F frames of H x W 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmdiff.audio.decode import check_path, opened
 from mmdiff.errors import InputError
 from mmdiff.video.convert import convert
-from mmdiff.video.decode import Movie
 from mmdiff.video.encode import WRITABLE, Writer, writer
+from mmdiff.video.pictures import blocks, opened, sound_under
 from mmdiff.video.resize import Fit, Size, check_fit, check_size, resize
-from mmdiff.video.stills import ARRAYS, IMAGES, Array, Images, is_pattern
-from mmdiff.video.timing import EXACT, Timing, at_times
+from mmdiff.video.stills import ARRAYS, IMAGES
+from mmdiff.video.timing import EXACT
 
 __all__ = [
     "READABLE",
@@ -45,7 +43,6 @@ PathLike = str | os.PathLike[str]
 READABLE = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".gif", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv",
             ".ogv", ".3gp", *ARRAYS, *IMAGES)  # fmt: skip
 MAX_BYTES = 4 << 30
-_WORK_BYTES = 1 << 26  # decoded pictures held before they are scaled
 _MAX_FPS = 1000.0
 
 
@@ -78,30 +75,6 @@ class VideoInfo(NamedTuple):
     codec: str
 
 
-class Pictures(Protocol):
-    """Any open source of pictures: a film, a series of images or an array."""
-
-    timing: Timing
-    width: int
-    height: int
-    rotation: int
-    alpha: bool
-    sound: bool
-    codec: str
-
-    def shown(self, start: float) -> Iterator[tuple[float, float, Any]]:
-        """Yield (begin, end, undecoded picture) from one that has begun at ``start`` on."""
-        ...
-
-    def picture(self, raw: Any) -> np.ndarray:
-        """Return a picture (H, W, 3), uint8, uint16 or float32 in [-1, 1]."""
-        ...
-
-    def close(self) -> None:
-        """Release the file."""
-        ...
-
-
 def info(path: PathLike) -> VideoInfo:
     """Describe a video file from its headers and its first picture.
 
@@ -112,7 +85,7 @@ def info(path: PathLike) -> VideoInfo:
     InputError
         As :func:`read`.
     """
-    with _opened(path, None) as source:
+    with opened(path, None) as source:
         timing = source.timing
         seconds = timing.seconds
         if seconds is None:
@@ -186,7 +159,7 @@ def read(
     torch.Size([3, 16, 64, 64])
     """
     _check_arguments(fps, start, frames, seconds, size, fit, dtype)
-    with _opened(path, fps) as source:
+    with opened(path, fps) as source:
         rate = fps or source.timing.fps
         count = _count(frames, seconds, rate)
         height, width = (source.height, source.width) if size is None else check_size(size)
@@ -200,7 +173,7 @@ def read(
             expected = 64
         video = torch.empty(3, expected, height, width, dtype=dtype)
         filled = 0
-        for block in _blocks(source, path, rate, start, count, size, fit, dtype):
+        for block in blocks(source, path, rate, start, count, size, fit, dtype):
             _check_memory(path, filled + block.shape[1], frame_bytes, (height, width), max_bytes, rate)
             if filled + block.shape[1] > video.shape[1]:
                 more = max(block.shape[1], video.shape[1] // 2)
@@ -208,7 +181,7 @@ def read(
             video[:, filled : filled + block.shape[1]] = block
             filled += block.shape[1]
         video = video[:, :filled].contiguous()
-        wave, sample_rate = _sound(source, path, start, filled / rate) if sound else (None, None)
+        wave, sample_rate = sound_under(source, path, start, filled / rate) if sound else (None, None)
     return Clip(video, rate, wave, sample_rate)
 
 
@@ -247,13 +220,13 @@ def stream(
     if block < 1:
         raise InputError(f"block={block!r} must be a positive number of frames")
 
-    def blocks() -> Iterator[Tensor]:
-        with _opened(path, fps) as source:
+    def pieces() -> Iterator[Tensor]:
+        with opened(path, fps) as source:
             rate = fps or source.timing.fps
             count = _count(frames, seconds, rate)
-            yield from _rebuffer(_blocks(source, path, rate, start, count, size, fit, dtype), block)
+            yield from _rebuffer(blocks(source, path, rate, start, count, size, fit, dtype), block)
 
-    return blocks()
+    return pieces()
 
 
 def write(
@@ -282,7 +255,7 @@ def write(
     sample_rate : int, Hz
         Of the sound; Opus and AAC bring unusual ones to 48 kHz.
     quality : int, optional
-        Constant rate factor, 0 is best: to 51 for H.264 (default 14), to 63 for VP9 (default 18).
+        Constant rate factor, lower is better: 1 to 51 for H.264 (default 14), 0 to 63 for VP9 (default 16).
 
     Returns
     -------
@@ -323,83 +296,6 @@ def write(
     return file.path
 
 
-@contextlib.contextmanager
-def _opened(path: PathLike, fps: float | None) -> Iterator[Pictures]:
-    """Open whatever ``path`` is; ``fps`` is for what has no rate of its own."""
-    file = Path(path).expanduser()
-    source: Pictures
-    if is_pattern(file) or file.is_dir() or file.suffix.lower() in IMAGES:
-        source = Images(file, fps)
-    elif file.suffix.lower() in ARRAYS:
-        source = Array(file, fps)
-    else:
-        source = Movie(check_path(file))
-    try:
-        yield source
-    finally:
-        source.close()
-
-
-def _blocks(
-    source: Pictures,
-    path: PathLike,
-    fps: float,
-    start: float,
-    count: int | None,
-    size: Size | None,
-    fit: Fit,
-    dtype: torch.dtype,
-) -> Iterator[Tensor]:
-    """Yield the clip (3, f, H, W) in pieces of no particular size, of which a few fit into memory."""
-    held: list[np.ndarray] = []
-    done = 0
-    for pixels in _sampled(source, fps, start, count):
-        if held and (pixels.shape, pixels.dtype) != (held[0].shape, held[0].dtype):
-            if size is None and pixels.shape != held[0].shape:
-                old, new = held[0].shape[1::-1], pixels.shape[1::-1]
-                raise InputError(
-                    f"path={str(path)!r} has pictures of different sizes, {old} and {new}: give size=(H, W)"
-                )
-            yield _finished(held, size, fit, dtype)
-            held = []
-        held.append(pixels)
-        done += 1
-        if len(held) * pixels.nbytes >= _WORK_BYTES:
-            yield _finished(held, size, fit, dtype)
-            held = []
-    if held:
-        yield _finished(held, size, fit, dtype)
-    if not done:
-        raise InputError(
-            f"start={start} must be before the end of path={str(path)!r}, which has "
-            f"{source.timing.seconds or 0:.2f} s"
-        )
-
-
-def _sampled(source: Pictures, fps: float, start: float, count: int | None) -> Iterator[np.ndarray]:
-    """Yield the pictures on screen at the times wanted; one that is repeated is decoded once."""
-    last: Any = None
-    pixels = np.empty(0)
-    shown = at_times(source.shown(start), start, fps, source.timing.tolerance)
-    for n, raw in enumerate(shown):
-        if n == 0 or raw is not last:
-            last, pixels = raw, source.picture(raw)
-        yield pixels
-        if count is not None and n + 1 >= count:
-            return
-
-
-def _finished(held: list[np.ndarray], size: Size | None, fit: Fit, dtype: torch.dtype) -> Tensor:
-    """Turn pictures (H, W, 3) into a piece (3, f, H, W) of the right size and type."""
-    stacked = np.stack(held)
-    if stacked.dtype == np.uint16:
-        stacked = stacked.astype(np.float32) * np.float32(2 / 65535) - 1
-    video = torch.from_numpy(stacked).permute(0, 3, 1, 2)
-    if size is not None:
-        video = resize(video, size, fit)
-    return convert(video.transpose(0, 1), dtype)
-
-
 def _rebuffer(pieces: Iterator[Tensor], size: int) -> Iterator[Tensor]:
     """Cut a stream of pieces of any length into blocks of one; the last may be shorter."""
     held: list[Tensor] = []
@@ -414,31 +310,6 @@ def _rebuffer(pieces: Iterator[Tensor], size: int) -> Iterator[Tensor]:
                 held, count = [joined[:, size:]], count - size
     if count:
         yield torch.cat(held, 1).contiguous()
-
-
-def _sound(
-    source: Pictures, path: PathLike, start: float, seconds: float
-) -> tuple[Tensor | None, int | None]:
-    """Return the sound under a clip, silence where there is none yet or no more."""
-    if not source.sound:
-        return None, None
-    if isinstance(source, Array) and source.track is not None:
-        wave, rate = source.track
-        first = round(start * rate)
-        return _exactly(torch.from_numpy(wave[:, first:]), round(seconds * rate)), rate
-    ahead = getattr(source, "sound_lead", 0.0)  # seconds by which the sound begins before the pictures
-    with opened(path) as track:
-        rate = track.sample_rate
-        first, length = round((start + ahead) * rate), round(seconds * rate)
-        silence = torch.zeros(track.channels, min(length, max(0, -first)))
-        pieces = [torch.from_numpy(np.ascontiguousarray(b.T)) for b in
-                  track.blocks(max(0, first), max(1, first + length))] if first + length > 0 else []  # fmt: skip
-        return _exactly(torch.cat([silence, *pieces], -1), length), rate
-
-
-def _exactly(wave: Tensor, length: int) -> Tensor:
-    missing = max(0, length - wave.shape[-1])
-    return torch.nn.functional.pad(wave[:, :length], (0, missing)).contiguous()
 
 
 def _count(frames: int | None, seconds: float | None, fps: float) -> int | None:
