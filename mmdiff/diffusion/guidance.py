@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mmdiff.diffusion.conditions import APART, joined, per_item, without_condition
 from mmdiff.diffusion.denoiser import SMALLEST_ALPHA, DenoiserFunction, per_item_time
@@ -208,10 +209,31 @@ def score_to_x0_factor(schedule: Schedule, t: Tensor, x: Tensor) -> Tensor:
     return torch.where(seen, levels.sigma**2 / torch.where(seen, levels.alpha, 1.0), 0.0)
 
 
+class _ConstantParameters(TorchFunctionMode):
+    """Show parameters to operations as constants: nothing is kept for gradients that nobody wants.
+
+    Parameters themselves are untouched, so other threads may train them. What an operation finds inside a list
+    stays as it is, which costs memory only.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return func(*map(_constant, args), **{name: _constant(value) for name, value in kwargs.items()})
+
+
+def _constant(value: Any) -> Any:
+    return value.detach() if isinstance(value, nn.Parameter) else value
+
+
 @contextmanager
 def gradients_on() -> Iterator[None]:
-    """Record gradients here even when the caller samples under ``no_grad`` or ``inference_mode``."""
-    with torch.inference_mode(False), torch.enable_grad():
+    """Record gradients here, for tensors but not for parameters, whatever the caller does.
+
+    It may sample under ``no_grad`` or ``inference_mode``.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), _ConstantParameters():
         yield
 
 

@@ -8,23 +8,23 @@ sampler's result agrees with y.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmdiff.diffusion.guidance import gradients_on, usable
+from mmdiff.diffusion.linear_solve import Operator, column
+from mmdiff.diffusion.linear_solve import conjugate_gradients as conjugate_gradients
 from mmdiff.errors import InputError
-
-Operator = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What is known of x0: y = A x0 + noise_std n, with n standard normal.
 
-    Make one with :func:`observed`, :func:`block_mean`, :func:`low_pass` or :func:`linear`.
+    Make one with :func:`observed`, :func:`block_mean`, :func:`low_pass` or :func:`linear`; of those make others
+    with :mod:`mmdiff.diffusion.measurement_combine`.
 
     Parameters
     ----------
@@ -40,6 +40,10 @@ class Measurement:
     noise_std : float >= 0, default 0
     iterations : int > 0, default 50
         At most so many steps of conjugate gradients.
+    trust : Tensor in [0, 1], optional
+        How far each element of y is believed, broadcastable to y; only where A picks out elements of x0, as
+        :func:`observed` does. Of two equally plausible values, that of y and another, w times the one and
+        1 - w times the other is kept: y counts as having (1 - w) / w of the data's variance as noise.
     """
 
     y: Tensor
@@ -48,6 +52,7 @@ class Measurement:
     gram: float | None = None
     noise_std: float = 0.0
     iterations: int = 50
+    trust: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not (self.noise_std >= 0 and math.isfinite(self.noise_std)):
@@ -84,9 +89,10 @@ class Measurement:
         residual : Tensor, shape (B, ...)
             Lies in the range of A where ``noise`` is 0.
         variance, noise : Tensor or float >= 0
-            Numbers, or shape (B,); not both 0.
+            Numbers, or shape (B,); not both 0. The noise may also have a value for each element of y where A
+            picks out elements of x0.
         """
-        variance, noise = _column(variance, residual), _column(noise, residual)
+        variance, noise = column(variance, residual), column(noise, residual)
         if self.gram is not None:
             return residual / (variance * self.gram + noise)
 
@@ -100,8 +106,18 @@ class Measurement:
         return self.adjoint(self.solve(residual, 1.0, 0.0))
 
     def project(self, x0: Tensor) -> Tensor:
-        """Return the nearest x0 that is measured as y: x0 + A^+ (y - A x0)."""
-        return x0 + self.pinv(self.residual(x0))
+        """Return the nearest x0 that is measured as y: x0 + A^+ (y - A x0), so far as y is trusted."""
+        residual = self.residual(x0)
+        return x0 + self.pinv(residual if self.trust is None else self.trust.to(residual) * residual)
+
+    def noise_variance(self, data_std: float = 1.0) -> Tensor | float:
+        """Variance of the noise in y, that of doubt included: a number, or a tensor that broadcasts to y."""
+        noise = self.noise_std**2
+        if self.trust is None:
+            return noise
+        # Where there is no trust nothing is measured, and any finite number will do.
+        trust = self.trust[(None,) * (self.y.ndim - self.trust.ndim)]
+        return noise + data_std**2 * torch.where(trust > 0, 1 / trust.clamp_min(1e-6) - 1, 0.0)
 
 
 def observed(y: Tensor, mask: Tensor, *, noise_std: float = 0.0) -> Measurement:
@@ -111,15 +127,16 @@ def observed(y: Tensor, mask: Tensor, *, noise_std: float = 0.0) -> Measurement:
     ----------
     y : Tensor, shape (B or 1, C, *space)
         Known data; what lies outside the mask does not matter.
-    mask : Tensor, bool or 0/1, broadcastable to y
-        Where y is known.
+    mask : Tensor, bool or in [0, 1], broadcastable to y
+        Where y is known. Values in between are how far to trust it (see :class:`Measurement`): a mask with
+        soft edges joins what is known and what is generated without a seam.
     noise_std : float >= 0, default 0
         Standard deviation of the noise in y.
 
     Raises
     ------
     InputError
-        The mask does not broadcast to y, or holds other values than 0 and 1.
+        The mask does not broadcast to y, or holds values outside [0, 1].
 
     Examples
     --------
@@ -128,21 +145,34 @@ def observed(y: Tensor, mask: Tensor, *, noise_std: float = 0.0) -> Measurement:
     >>> observed(clip, known).gram
     1.0
     """
+    kept = broadcast_mask(mask, y)
+    if not ((kept >= 0) & (kept <= 1)).all():
+        raise InputError("mask must hold values in [0, 1]; divide a mask of bytes by 255")
+    hard = bool(((kept == 0) | (kept == 1)).all())
+
+    def select(x: Tensor) -> Tensor:
+        return x * (mask > 0).to(x)
+
+    # where, not a product: the unknown part of y may be NaN.
+    return Measurement(
+        torch.where(kept > 0, y, 0.0),
+        select,
+        select,
+        gram=1.0,
+        noise_std=noise_std,
+        trust=None if hard else mask,
+    )
+
+
+def broadcast_mask(mask: Tensor, y: Tensor) -> Tensor:
+    """Return the mask in y's shape, or raise InputError where it does not fit."""
     try:
-        kept = mask.expand_as(y)
+        return mask.expand_as(y)
     except RuntimeError:
         raise InputError(
             f"mask.shape={tuple(mask.shape)} must broadcast to y.shape={tuple(y.shape)}; "
             f"a mask of frames has shape (B, 1, frames, 1, 1)"
         ) from None
-    if not ((kept == 0) | (kept == 1)).all():
-        raise InputError("mask must hold only 0 and 1; round it, or say with noise_std how far to trust y")
-
-    def select(x: Tensor) -> Tensor:
-        return x * mask.to(x)
-
-    # where, not a product: the unknown part of y may be NaN.
-    return Measurement(torch.where(kept > 0, y, 0.0), select, select, gram=1.0, noise_std=noise_std)
 
 
 def block_mean(y: Tensor, factor: tuple[int, ...], *, noise_std: float = 0.0) -> Measurement:
@@ -244,49 +274,3 @@ def linear(
             return torch.autograd.grad(function(start), start, usable(v))[0]
 
     return Measurement(y, function, adjoint, gram, noise_std, iterations)
-
-
-def conjugate_gradients(system: Operator, target: Tensor, iterations: int, tolerance: float = 1e-6) -> Tensor:
-    """Solve ``system(v) = target`` item by item, for a symmetric positive semi-definite system.
-
-    Parameters
-    ----------
-    system : callable
-        Linear map of tensors shaped like target.
-    target : Tensor, shape (B, ...)
-        In the range of the system; may be complex.
-    iterations : int > 0
-        At most so many steps.
-    tolerance : float, default 1e-6
-        Stop when every item's residual is below this share of its target.
-
-    Returns
-    -------
-    Tensor, shape of target
-    """
-    solution = torch.zeros_like(target)
-    rest, direction = target, target
-    power = _dot(rest, rest)
-    enough = tolerance**2 * power
-    for _ in range(iterations):
-        if (power <= enough).all():
-            break
-        image = system(direction)
-        curvature = _dot(direction, image)
-        # An item that is solved stands still while the others go on.
-        active = (power > enough) & (curvature > 0)
-        step = torch.where(active, power / torch.where(active, curvature, 1.0), 0.0)
-        solution = solution + _column(step, target) * direction
-        rest = rest - _column(step, target) * image
-        previous, power = power, _dot(rest, rest)
-        ratio = torch.where(active, power / torch.where(active, previous, 1.0), 0.0)
-        direction = rest + _column(ratio, target) * direction
-    return solution
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a.conj() * b).real.flatten(1).sum(1)
-
-
-def _column(value: Tensor | float, like: Tensor) -> Tensor | float:
-    return value.reshape(-1, *(1,) * (like.ndim - 1)) if isinstance(value, Tensor) else value

@@ -1,4 +1,20 @@
-"""Denoisers that agree with a linear measurement of the data: replacement and reconstruction guidance."""
+"""Denoisers that agree with a linear measurement of the data: replacement and reconstruction guidance.
+
+Replacement in x_t, as the papers have it, and in x0-hat. Of a mask's known elements y, the papers put
+alpha y + sigma eps into x_t at each step; :class:`Replacement` puts y into x0-hat instead. A step of DDIM from p
+to q then takes a known element to x_q = alpha_q y + sigma_q (x_p - alpha_p y) / sigma_p: it keeps
+(x - alpha y) / sigma for good, so x_t is alpha y + sigma eps with the eps it started from (at alpha = 0 the
+initial noise itself), and a step of ancestral sampling draws x_q from q(x_q | x_p, y), whose marginal is the
+same. So both are the papers' method, with noise that is constant, or that follows the forward process, in place
+of fresh noise at each step, which :class:`NoisedReplacement` draws. For normal data the mean of the result is the
+same in all three; fresh noise averages out over the steps, and spreads the result less.
+
+None of them is the conditional distribution: the unknown elements only see y through noise. For normal data the
+mean follows E[x0 | x_t] at alpha y, which answers y at the signal-to-noise ratio of t, not at once
+(2204.03458, section 3.1). Where two neighbours have correlation 0.9, that leaves the unknown one at half of
+its conditional mean in DDIM; corrections (:mod:`mmdiff.diffusion.solvers_corrector`) and above all guidance
+bring it near.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmdiff.diffusion.conditions import per_item
 from mmdiff.diffusion.denoiser import SMALLEST_ALPHA, DenoiserFunction, per_item_time
 from mmdiff.diffusion.guidance import fresh_leaf, gradients_on, score_to_x0_factor, usable
+from mmdiff.diffusion.linear_solve import item_dot
 from mmdiff.diffusion.measurement import Measurement
 from mmdiff.diffusion.process import expand
 from mmdiff.diffusion.schedules import Levels, Schedule
+from mmdiff.diffusion.solver_tools import Generators, draw_noise
 from mmdiff.errors import InputError
 
 
@@ -22,14 +41,15 @@ class Replacement:
 
     For a mask this puts the known elements in place. A sampler whose grid ends at sigma = 0 then returns
     them exactly; where it ends at some sigma_min, as with EDM's default, they keep noise of that size, and
-    ``measurement.project`` of the result removes it.
+    ``measurement.project`` of the result removes it. Around :class:`ReconstructionGuidance` it makes exact what
+    that makes nearly so.
 
     Parameters
     ----------
     denoiser : callable
         ``(x, t, **cond) -> x0``.
     measurement : Measurement
-        Its ``noise_std`` is not used: the measurement is taken as exact.
+        Its ``noise_std`` is not used: the measurement is taken as exact, but for a soft mask, which mixes.
     """
 
     denoiser: DenoiserFunction
@@ -41,14 +61,57 @@ class Replacement:
 
 
 @dataclass(frozen=True)
+class NoisedReplacement:
+    """Show the denoiser the measurement with fresh noise: x + A^+ (alpha y + sigma A eps - A x) in place of x.
+
+    For a mask these are the papers' x <- where(mask, alpha y + sigma eps, x), before each evaluation, and then
+    :class:`Replacement` of x0-hat, so that the result holds y; see the module.
+
+    Parameters
+    ----------
+    denoiser : callable
+        ``(x, t, **cond) -> x0``.
+    measurement : Measurement
+        As for :class:`Replacement`.
+    schedule : Schedule
+    generator : torch.Generator or list of B of them, optional
+        Source of eps: one for the batch, one per item, or None for torch's own. With one per item, not the
+        sampler's own, an item depends on its own seeds only.
+
+    References
+    ----------
+    Song et al. (2021), "Score-based generative modeling through SDEs", appendix I.2,
+    https://arxiv.org/abs/2011.13456; Lugmayr et al. (2022), "RePaint", eq. 8,
+    https://arxiv.org/abs/2201.09865; Ho et al. (2022), section 3.1, https://arxiv.org/abs/2204.03458
+    """
+
+    denoiser: DenoiserFunction
+    measurement: Measurement
+    schedule: Schedule
+    generator: Generators = None
+
+    def __call__(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+        """Return x0, shape (B, C, *space), with A x0 = y."""
+        t = per_item_time(t, x)
+        levels = expand(self.schedule(t), x)
+        known = self.measurement
+        # A is linear: A^+ (alpha (y - A x0) + A (alpha x0 + sigma eps - x)) at x0 = 0
+        noised = draw_noise(x.shape, x, self.generator) * levels.sigma - x
+        zero = known.residual(torch.zeros_like(x))
+        wanted = per_item(levels.alpha, zero) * zero + known.forward(noised)
+        return known.project(self.denoiser(x + known.pinv(wanted), t, **cond))
+
+
+@dataclass(frozen=True)
 class ReconstructionGuidance:
     """Move x0-hat along the gradient of its disagreement with the measurement, through the denoiser.
 
     The score gains grad log p(y | x_t), with y given x_t taken as normal about A x0-hat. The two methods
     differ in its covariance:
 
-    - "covariance": r_t^2 A A^T + noise_std^2 I with r_t^2 = s^2 sigma^2 / (alpha^2 s^2 + sigma^2)
-      (ΠGDM). For normal data of standard deviation s this is exact, and weight 1 gives E[x0 | x_t, y].
+    - "covariance": S = r_t^2 A A^T + noise_std^2 I with r_t^2 = s^2 sigma^2 / (alpha^2 s^2 + sigma^2)
+      (ΠGDM), of a length found by one step of conjugate gradients. For independent normal data of standard
+      deviation s this is exact, and weight 1 gives E[x0 | x_t, y]; see the notes for other data.
     - "gradient": (sigma / alpha)^2 I, that is x0 - weight alpha / 2 grad ||y - A x0-hat||^2
       (reconstruction guidance of video diffusion). No system is solved, but a good weight depends on A.
 
@@ -62,12 +125,28 @@ class ReconstructionGuidance:
     method : {"covariance", "gradient"}, default "covariance"
     data_std : float > 0, default 1
         s, the standard deviation of the data.
+    limit : float > 0, optional, default 3
+        Of "covariance": how far its length may exceed that of ΠGDM. None leaves it at ΠGDM's.
+    jacobian_error : float >= 0, default 0.03
+        Of "covariance": how exact the denoiser's Jacobian is taken to be; 0 is exactly.
 
     Notes
     -----
-    Costs one backward pass of the denoiser a call. Where alpha = 0 that gradient vanishes and cannot be
-    divided by alpha; "covariance" then uses its limit for uncorrelated data, r_t^2 times the identity in
-    place of the denoiser's Jacobian. The result lets no gradient through.
+    Costs one backward pass of the denoiser a call, which keeps nothing for gradients of its parameters. The
+    result lets no gradient through.
+
+    With C = (sigma^2 / alpha) dx0/dx, which for an exact denoiser is the covariance of x0 given x_t, "covariance"
+    adds d = k C A^T u where u = S^-1 (y - A x0). Elements of real data depend on each other, and many known ones
+    that say the same pull many times: A C A^T is then far from r_t^2 A A^T, and k = 1 (ΠGDM) overshoots at high
+    noise and falls short at low noise. Here k = <u, y - A x0> / <u, (A C A^T + noise_std^2) u> is the step to the
+    least of the quadratic whose minimum is the exact conditional mean of normal data: the first step of conjugate
+    gradients preconditioned by S, for which C A^T u is already there. It is 1 for independent data, exact for
+    data of one common component, and at most ``limit``.
+
+    C divides by alpha: an error e of the Jacobian, of a network's answer to a noisy item of unit variance, grows
+    to e sigma / (alpha s) of C. Of C, the share w = (alpha s)^2 / ((alpha s)^2 + (e sigma)^2) is therefore kept,
+    and 1 - w is r_t^2 times the identity, its value for independent data, which alone remains at alpha = 0 and
+    where the Jacobian has the wrong sign along u.
 
     References
     ----------
@@ -82,12 +161,18 @@ class ReconstructionGuidance:
     weight: float = 1.0
     method: str = "covariance"
     data_std: float = 1.0
+    limit: float | None = 3.0
+    jacobian_error: float = 0.03
 
     def __post_init__(self) -> None:
         if self.method not in ("covariance", "gradient"):
             raise InputError(f"method={self.method!r} must be 'covariance' or 'gradient'")
         if not self.data_std > 0:
             raise InputError(f"data_std={self.data_std} must be above 0; 1 suits normalised data")
+        if self.limit is not None and not self.limit > 0:
+            raise InputError(f"limit={self.limit} must be above 0, or None; 3 is usual")
+        if not self.jacobian_error >= 0:
+            raise InputError(f"jacobian_error={self.jacobian_error} must be at least 0; 0.03 is usual")
 
     def __call__(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """Return the guided x0, shape (B, C, *space), detached.
@@ -106,27 +191,48 @@ class ReconstructionGuidance:
                     "denoiser must be differentiable in x, but its result carries no gradient; remove "
                     "no_grad or detach from it, or use Replacement"
                 )
-            wish = self._wish(x0.detach(), t)
+            residual, pull = self._pull(x0.detach(), t)
+            wish = self.measurement.adjoint(pull)
             (pulled,) = torch.autograd.grad(x0, leaf, wish)
         x0 = x0.detach()
         levels = expand(self.schedule(t), x0)
         if self.method == "gradient":  # pulled = -1/2 grad ||y - A x0||^2
             return x0 + self.weight * levels.alpha * pulled
-        blind = levels.alpha <= SMALLEST_ALPHA
-        limit = self._variance(levels) * wish
-        factor = score_to_x0_factor(self.schedule, t, x0)
-        return x0 + self.weight * torch.where(blind, limit, factor * pulled)
+        independent = self._variance(levels) * wish
+        exact = score_to_x0_factor(self.schedule, t, x0) * pulled
+        share = self._share(levels)
+        return x0 + self.weight * self._of_length(
+            share * exact + (1 - share) * independent, independent, residual, pull
+        )
 
-    def _wish(self, x0: Tensor, t: Tensor) -> Tensor:
-        """Return A^T (covariance)^-1 (y - A x0): the gradient of log p(y | x0) with respect to x0-hat."""
+    def _pull(self, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y - A x0, and S^-1 of it: A^T of that is the gradient of log p(y | x0) by x0-hat."""
         residual = self.measurement.residual(x0)
-        if self.method == "covariance":
-            noise = self.measurement.noise_std**2
-            variance = self._variance(self.schedule(t)).to(x0.dtype)
-            # At sigma = 0 the data are certain; a tiny variance keeps 0 / 0 out of an exact measurement.
-            variance = variance.clamp_min(torch.finfo(x0.dtype).eps ** 2)
-            residual = self.measurement.solve(residual, variance, noise)
-        return self.measurement.adjoint(residual)
+        if self.method == "gradient":
+            return residual, residual
+        variance = self._variance(self.schedule(t)).to(x0.dtype)
+        # At sigma = 0 the data are certain; a tiny variance keeps 0 / 0 out of an exact measurement.
+        variance = variance.clamp_min(torch.finfo(x0.dtype).eps ** 2)
+        noise = self.measurement.noise_variance(self.data_std)
+        return residual, self.measurement.solve(residual, variance, noise)
+
+    def _of_length(self, change: Tensor, independent: Tensor, residual: Tensor, pull: Tensor) -> Tensor:
+        """Scale the change of x0 to what one step of conjugate gradients takes, item by item."""
+        if self.limit is None:
+            return change
+        noise = self.measurement.noise_variance(self.data_std)
+        wanted = item_dot(pull, residual)
+        found = item_dot(pull, self.measurement.forward(change) + noise * pull)
+        length = torch.where(found * self.limit > wanted, wanted / found, self.limit)
+        wrong = (found <= 0) & (wanted > 0)
+        return torch.where(per_item(wrong, change), independent, per_item(length, change) * change)
+
+    def _share(self, levels: Levels) -> Tensor:
+        """Weight of the denoiser's own Jacobian, beside that for independent data."""
+        signal = (levels.alpha * self.data_std) ** 2
+        blind = levels.alpha <= SMALLEST_ALPHA
+        total = signal + (self.jacobian_error * levels.sigma) ** 2
+        return torch.where(blind, 0.0, signal / torch.where(blind, 1.0, total))
 
     def _variance(self, levels: Levels) -> Tensor:
         alpha, sigma = levels.alpha, levels.sigma

@@ -20,6 +20,7 @@ from mmdiff.diffusion.measurement import (
     low_pass,
     observed,
 )
+from mmdiff.diffusion.measurement_combine import part, together
 from mmdiff.diffusion.reconstruction import ReconstructionGuidance, Replacement
 from mmdiff.diffusion.schedules import EDM, CosineVP, LinearFlow, Schedule
 from mmdiff.errors import InputError
@@ -47,6 +48,11 @@ MAKERS: dict[str, Callable[[Tensor, float], Measurement]] = {
     "block_mean": lambda x0, noise: block_mean(x0.unflatten(-1, (-1, 3)).mean(-1), (3,), noise_std=noise),
     "low_pass": lambda x0, noise: low_pass(x0, 0.4, noise_std=noise),
     "matrix": lambda x0, noise: linear(by_matrix(x0), by_matrix, x0, noise_std=noise),
+    "part": lambda x0, noise: part(MAKERS["block_mean"](x0, noise), torch.tensor([1, 0, 1, 1])),
+    "part of a filter": lambda x0, noise: part(MAKERS["low_pass"](x0, noise), MASK),
+    "together": lambda x0, noise: together(
+        [observed(x0, MASK & (torch.arange(SIZE) < 3), noise_std=noise), MAKERS["part"](x0, noise)], x0
+    ),
 }
 
 
@@ -125,6 +131,69 @@ def test_covariance_guidance_is_exact_at_pure_noise_and_quiet_at_pure_data() -> 
     assert certain(x.float(), t.float()).isfinite().all()
 
 
+def test_measurements_of_different_noise_count_together_by_their_noise() -> None:
+    schedule, x0 = LinearFlow(), MEAN + STD * normal(3, 1, SIZE)
+    noises = torch.cat([torch.full((SIZE,), 0.1), torch.full((4,), 0.5)]).double()
+    both = together([observed(x0, MASK, noise_std=0.1), MAKERS["block_mean"](x0, 0.5)], x0)
+    torch.testing.assert_close(
+        dense(both) * noises[:, None],
+        dense(together([MAKERS["mask"](x0, 0), MAKERS["block_mean"](x0, 0)], x0)),
+    )
+    alpha, sigma, *_ = (field[:, None, None] for field in schedule(TIMES))
+    x = alpha * x0 + sigma * normal(3, 1, SIZE, seed=1)
+    guided = ReconstructionGuidance(exact_denoiser(schedule), both, schedule, data_std=STD)
+    torch.testing.assert_close(
+        guided(x, TIMES), conditional_mean(schedule, both, x, TIMES), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_soft_mask_trusts_as_far_as_it_says() -> None:
+    schedule, trust = LinearFlow(), torch.linspace(0, 1, SIZE, dtype=torch.float64)
+    y = MEAN + STD * normal(3, 1, SIZE)
+    y[..., 0] = torch.nan
+    measurement, denoiser = observed(y, trust), exact_denoiser(schedule)
+    t = torch.tensor([1.0, 0.6, 0.3], dtype=torch.float64)
+    x = normal(3, 1, SIZE, seed=1)
+    plain, known = denoiser(x, t), torch.where(trust > 0, y, 0.0)
+    replaced = Replacement(denoiser, measurement)(x, t)
+    torch.testing.assert_close(replaced, trust * known + (1 - trust) * plain)
+    # each element is a normal number, seen twice: through x_t, and as y with its own noise
+    guided = ReconstructionGuidance(denoiser, measurement, schedule, data_std=STD)(x, t)
+    alpha, sigma, *_ = (field[:, None, None] for field in schedule(t))
+    precision = 1 / STD**2 + alpha**2 / sigma**2
+    doubt = STD**2 * (1 - trust) / trust
+    expected = (plain * precision + known / doubt) / (precision + 1 / doubt)
+    torch.testing.assert_close(guided[..., 1:-1], expected[..., 1:-1])
+    torch.testing.assert_close(guided[..., [0, -1]], torch.stack([plain[..., 0], y[..., -1]], -1))
+    torch.testing.assert_close(guided[:1], replaced[:1])  # where x_t says nothing the two are one
+
+
+def test_clips_are_measured_in_time_in_space_and_by_single_frames() -> None:
+    clip = normal(2, 3, 8, 4, 6)
+    for factor in ((4, 1, 1), (2, 3), (2, 2, 2), (1, 2, 1)):
+        stride = (1, *factor)[-3:]
+        small = torch.nn.functional.avg_pool3d(clip, stride)
+        measurement = block_mean(small, factor)
+        assert measurement.residual(clip).abs().max() < 1e-14
+        fine = torch.nn.functional.interpolate(small, size=clip.shape[2:], mode="nearest")
+        torch.testing.assert_close(measurement.pinv(small), fine)
+    frames = (torch.arange(8) % 3 == 0).reshape(1, 1, -1, 1, 1)
+    found = observed(clip, frames).project(torch.zeros_like(clip))
+    torch.testing.assert_close(found[:, :, ::3], clip[:, :, ::3])
+    assert not found[:, :, 1::3].any()
+    # low-resolution frames of which every other is known, and the first at its full size
+    small = torch.nn.functional.avg_pool3d(clip, (1, 2, 2))
+    known = (torch.arange(8) % 2 == 0).reshape(1, 1, -1, 1, 1)
+    first = (torch.arange(8) == 0).reshape(1, 1, -1, 1, 1)
+    low = part(block_mean(torch.where(known, small, torch.nan), (2, 2)), known & ~first)
+    found = together([observed(clip, first), low], clip).project(torch.zeros_like(clip))
+    torch.testing.assert_close(found[:, :, 0], clip[:, :, 0])
+    torch.testing.assert_close(
+        torch.nn.functional.avg_pool3d(found, (1, 2, 2))[:, :, 2::2], small[:, :, 2::2]
+    )
+    assert not found[:, :, 1::2].any()
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 def test_gradient_guidance_is_that_of_video_diffusion(schedule: Schedule) -> None:
     x0, x = normal(3, 1, SIZE), normal(3, 1, SIZE, seed=1)
@@ -191,9 +260,19 @@ def test_what_is_known_determines_the_rest_of_a_correlated_signal() -> None:
 
     known = torch.full((2, 1, SIZE), 1.3, dtype=torch.float64)
     mask = torch.arange(SIZE) < 1
-    # The elements share one uncertainty, 1 / SIZE of what r_t^2 takes it for: the weight makes up for it.
-    guided = ReconstructionGuidance(denoiser, observed(known, mask), schedule, weight=SIZE)
-    torch.testing.assert_close(euler(guided, normal(2, 1, SIZE), 100), known, rtol=0, atol=0.03)
+    # The elements share one uncertainty, down to 1 / SIZE of what r_t^2 takes it for.
+    guided = ReconstructionGuidance(denoiser, observed(known, mask), schedule, limit=SIZE, jacobian_error=0)
+    torch.testing.assert_close(guided(normal(2, 1, SIZE), 0.7), known)
+    x = normal(2, 1, SIZE)
+    torch.testing.assert_close(euler(guided, x, 100), known, rtol=0, atol=0.03)
+    usual, plain = (
+        euler(ReconstructionGuidance(denoiser, observed(known, mask), schedule, **options), x, 100) - known
+        for options in ({}, {"limit": None, "jacobian_error": 0})
+    )
+    assert usual.abs().max() < 0.2
+    assert usual.abs().mean() < 0.5 * plain.abs().mean()
+    everything = ReconstructionGuidance(denoiser, observed(known, mask | True), schedule, jacobian_error=0)
+    torch.testing.assert_close(everything(normal(2, 1, SIZE), 0.7), known)
 
 
 def test_two_dimensional_super_resolution_shapes() -> None:
@@ -270,8 +349,14 @@ def test_conjugate_gradients_solve_and_leave_zero_alone() -> None:
 
 def test_wrong_settings_say_what_to_do() -> None:
     y = normal(2, 1, SIZE)
-    with pytest.raises(InputError, match="mask must hold only 0 and 1"):
-        observed(y, torch.full((SIZE,), 0.5))
+    with pytest.raises(InputError, match=r"mask must hold values in \[0, 1\]; divide"):
+        observed(y, torch.full((SIZE,), 255))
+    with pytest.raises(InputError, match="mask must hold only 0 and 1 here"):
+        part(observed(y, MASK), torch.full((SIZE,), 0.5))
+    with pytest.raises(InputError, match="must be at least one, none of them with a soft mask"):
+        together([observed(y, torch.full((SIZE,), 0.5))], y)
+    with pytest.raises(InputError, match="taken together must all be 0 or all above"):
+        together([observed(y, MASK), observed(y, MASK, noise_std=0.1)], y)
     with pytest.raises(InputError, match=r"mask.shape=\(5,\) must broadcast to y.shape"):
         observed(y, torch.ones(5))
     with pytest.raises(InputError, match="noise_std=-1"):
@@ -292,5 +377,9 @@ def test_wrong_settings_say_what_to_do() -> None:
         ReconstructionGuidance(lambda x, t: x, observed(y, MASK), CosineVP(), method="exact")
     with pytest.raises(InputError, match="data_std=0 must be above 0"):
         ReconstructionGuidance(lambda x, t: x, observed(y, MASK), CosineVP(), data_std=0)
+    with pytest.raises(InputError, match="limit=0 must be above 0, or None"):
+        ReconstructionGuidance(lambda x, t: x, observed(y, MASK), CosineVP(), limit=0)
+    with pytest.raises(InputError, match="jacobian_error=-1 must be at least 0"):
+        ReconstructionGuidance(lambda x, t: x, observed(y, MASK), CosineVP(), jacobian_error=-1)
     with pytest.raises(InputError, match=r"denoiser must be differentiable in x.*or use Replacement"):
         ReconstructionGuidance(lambda x, t: x.detach(), observed(y, MASK), CosineVP())(y, 0.5)
