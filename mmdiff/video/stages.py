@@ -1,11 +1,13 @@
-"""What models are given in training beside the noisy clip: some of its frames, or the clip made small.
+"""What models are given in training beside the noisy clip: what its data set says of it, some frames, or it small.
 
-Both are drawn by data sets that wrap others, so that item n stays a pure function of n. The values are those
-that :class:`~mmdiff.video.conditioning.KnownFrames` and :class:`~mmdiff.video.conditioning.SmallClip` take.
+Frames and small clips are drawn by data sets that wrap others, so that item n stays a pure function of n. Their
+values are those that :class:`~mmdiff.video.conditioning.KnownFrames` and
+:class:`~mmdiff.video.conditioning.SmallClip` take.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,9 @@ from torch.nn import functional
 
 from mmdiff.errors import InputError
 from mmdiff.training.data import IndexedData, step_seed
+from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
+from mmdiff.video.conditioning import ActionCondition, ClassCondition, Conditioner, KnownFrames
+from mmdiff.video.items import VideoItem
 
 _KNOWN, _SMALL = 101, 102  # streams of random numbers
 
@@ -226,3 +231,46 @@ class WithSmall:
 
 def _standardised(video: Tensor, mean: float, std: float) -> Tensor:
     return (video.float() / 127.5 - 1 - mean) / std
+
+
+def make_conditioners(
+    names: Sequence[str], items: Sequence[VideoItem], width: int, words: int = 4096
+) -> tuple[Conditioner, ...]:
+    """Conditioners for what is known of a data set's videos.
+
+    Parameters
+    ----------
+    names : sequence of {"caption", "label", "actions", "known"}
+    items : sequence of VideoItem
+        All of them: they say which words, classes and actions there are.
+    width : int > 0
+        Channels of condition vectors and tokens.
+    words : int > 0
+        Word pieces at most.
+
+    Raises
+    ------
+    InputError
+        A name is unknown or given twice, or the items lack what it needs.
+    """
+    captions = [item.caption for item in items if item.caption]
+    labels = [item.label for item in items if item.label is not None]
+    actions = [max(item.actions) for item in items if item.actions is not None]
+    enough = {"caption": bool(captions), "label": len(labels) == len(items),
+              "actions": len(actions) == len(items), "known": True}  # fmt: skip
+    for name in names:
+        if name not in enough or list(names).count(name) > 1:
+            raise InputError(f"conditions={list(names)} must be some of {', '.join(enough)}, each once")
+        if not enough[name]:
+            every = "any video" if name == "caption" else "every video"
+            raise InputError(
+                f"conditions={list(names)}: the data must say the {name} of {every}, in a manifest (captions "
+                "also in .txt files beside the videos); or leave it out"
+            )
+    makers: dict[str, Callable[[], Conditioner]] = {
+        "caption": lambda: CaptionEncoder(learn_vocabulary(captions, words), width),
+        "label": lambda: ClassCondition(max(labels) + 1, width),
+        "actions": lambda: ActionCondition(max(actions) + 1, width),
+        "known": KnownFrames,
+    }
+    return tuple(makers[name]() for name in names)
