@@ -17,6 +17,8 @@ from torch.nn import functional
 from mmdiff.errors import InputError
 from mmdiff.registry import register
 from mmdiff.video.digits import COLOURS, DIGITS, MOTIONS, VELOCITIES, Figure
+from mmdiff.video.metrics.clips import Proportion, signed_values, wilson
+from mmdiff.video.metrics.coherence import centroids
 
 NONE = -1
 """Index of "none of these" among digits, motions and colours."""
@@ -25,6 +27,7 @@ HOLDS = 8  # frames that a caption's direction holds for, of a video that is not
 _LIT = 0.5  # of full brightness
 _EMPTY = 10  # lit pixels at 32 x 32: half of what the thinnest real glyph has
 _MOVING = 0.5  # pixels a frame: half of the speed of digits that move
+_JUMP = 1.5  # pixels a frame: real digits step by 1
 _COLOUR_RADIUS = 0.4  # less than this from a palette colour, in RGB scaled to a greatest channel of 1
 _SHARED = 0.75  # of the frames must have one colour
 _CHUNK = 32  # clips at a time
@@ -144,16 +147,6 @@ class Verdict(NamedTuple):
     """(B, F) bool, frames that show next to nothing."""
 
 
-class Proportion(NamedTuple):
-    """A share of trials with its 95 % Wilson interval."""
-
-    value: float
-    low: float
-    high: float
-    trials: int
-    """Independent trials that the interval rests on."""
-
-
 @torch.no_grad()
 def judge_clips(video: Tensor, judge: DigitJudge) -> Verdict:
     """Say what clips of one moving digit show.
@@ -203,7 +196,9 @@ def caption_accuracy(video: Tensor, labels: Tensor, judge: DigitJudge) -> dict[s
     dict from str to Proportion
         ``digit``: share of frames that show the caption's digit. ``motion``, ``colour``: of clips. ``all``: of
         clips whose most frequent digit, motion and colour are all right. ``steady``: share of frames that
-        agree with the most frequent digit of their clip. ``empty``: share of frames that show nothing.
+        agree with the most frequent digit of their clip. ``empty``: share of frames that show nothing. ``smooth``:
+        share of clips in which no frame is empty and the light's centre never moves more than 1.5 times as far
+        from frame to frame as real digits do (1 pixel at 32 x 32, without ``stride``).
 
     Raises
     ------
@@ -222,8 +217,11 @@ def caption_accuracy(video: Tensor, labels: Tensor, judge: DigitJudge) -> dict[s
     frames = {"digit": verdict.digits == digit[:, None], "steady": verdict.digits == verdict.digit[:, None]}
     frames["steady"] &= verdict.digits != NONE
     frames["empty"] = verdict.empty
+    right["smooth"] = (verdict.steps <= _JUMP).all(1) & ~verdict.empty.any(
+        1
+    )
     shares = {name: float(x.double().mean()) for name, x in (frames | right).items()}
-    order = ("digit", "motion", "colour", "all", "steady", "empty")
+    order = ("digit", "motion", "colour", "all", "steady", "empty", "smooth")
     return {name: wilson(shares[name], len(video)) for name in order}
 
 
@@ -248,28 +246,13 @@ def crossed_captions(held_out: bool | None = None) -> tuple[list[str], Tensor]:
     return [figure.caption() for figure in figures], labels
 
 
-def wilson(share: float, count: int, z: float = 1.959964) -> Proportion:
-    """Interval of a share of ``count`` trials (Wilson 1927, eq. 3); z is the normal quantile, of 95 % by default."""
-    assert 0 <= share <= 1
-    assert count > 0
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    reach = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return Proportion(share, max(0.0, centre - reach), min(1.0, centre + reach), count)
-
-
 def as_video(video: Tensor) -> Tensor:
     """Check clips (B, 3, F, H, W) and bring them to floating point in [-1, 1]."""
     if video.ndim != 5 or video.shape[1] != 3 or 0 in video.shape:
         raise InputError(
             f"video of shape {tuple(video.shape)} must be (B, 3, F, H, W); give one clip as video[None]"
         )
-    if video.dtype == torch.uint8:
-        return video.float() / 127.5 - 1
-    if not video.is_floating_point() or not bool((video.abs() <= 1.01).all()):
-        raise InputError(
-            f"video of type {video.dtype} must be in [-1, 1], or uint8; it has other values, or nan"
-        )
-    return video.float().clamp(-1, 1)
+    return signed_values(video).float()
 
 
 def _convolution(narrow: int, wide: int, stride: int = 1) -> list[nn.Module]:
@@ -309,40 +292,31 @@ def _judge(video: Tensor, judge: DigitJudge) -> Verdict:
     empty = (light > _LIT).sum((2, 3)) < _EMPTY
     digits = digits.masked_fill((digits == len(DIGITS)) | empty, NONE)
     digit = torch.stack([functional.one_hot(d + 1, len(DIGITS) + 1).sum(0).argmax() for d in digits]) - 1
-    centroids = _centroids(light).masked_fill(empty[..., None], math.nan)
+    path = centroids(light).masked_fill(empty[..., None], math.nan)
     return Verdict(
         digits,
         confidence,
         digit,
         (digits == digit[:, None]).double().mean(1),
-        torch.stack([_motion(c[: HOLDS + 1]) for c in centroids]),
+        torch.stack([_motion(c[: HOLDS + 1]) for c in path]),
         torch.stack([_colour(f[~e]) for f, e in zip(frames, empty, strict=True)]),
-        centroids,
-        centroids.diff(dim=1).norm(dim=2),
+        path,
+        path.diff(dim=1).norm(dim=2),
         empty,
     )
 
 
-def _centroids(light: Tensor) -> Tensor:
-    """Centre (..., 2) as (x, y) in pixels of light (..., H, W); faint light does not count."""
-    weight = (light - _LIT / 2).clamp_min(0)
-    total = weight.sum((-2, -1)).clamp_min(1e-6)
-    places = [torch.arange(side).to(light) for side in light.shape[-2:]]
-    y, x = (weight.sum(-1) @ places[0]) / total, (weight.sum(-2) @ places[1]) / total
-    return torch.stack((x, y), -1)
-
-
-def _motion(centroids: Tensor) -> Tensor:
+def _motion(path: Tensor) -> Tensor:
     """Index of the motion of a path (F, 2); empty frames are left out."""
-    seen = centroids.isfinite().all(1)
-    times = torch.arange(len(centroids)).to(centroids)[seen]
+    seen = path.isfinite().all(1)
+    times = torch.arange(len(path)).to(path)[seen]
     if len(times) < 2:
-        return torch.tensor(NONE, device=centroids.device)
+        return torch.tensor(NONE, device=path.device)
     times = times - times.mean()
-    velocity = times @ centroids[seen] / times.square().sum()
+    velocity = times @ path[seen] / times.square().sum()
     speed, slow = velocity.abs().max(), velocity.abs().min()
     if speed < _MOVING:
-        return torch.tensor(0, device=centroids.device)
+        return torch.tensor(0, device=path.device)
     directions = torch.tensor(VELOCITIES).to(velocity)
     return (directions @ velocity).argmax() if slow <= speed / 2 else torch.tensor(NONE, device=speed.device)
 

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from mmdiff.training import Trainer, Validation, load_weights
 from mmdiff.video.digits import DIGITS, Figure, MovingDigits, handwriting
-from mmdiff.video.judge import SIDE, DigitJudge, Proportion, caption_accuracy, crossed_captions
+from mmdiff.video.judge import SIDE, DigitJudge, caption_accuracy, crossed_captions
+from mmdiff.video.metrics.clips import Proportion
 
 _GLYPH = 0.6  # of a frame's side: the canvas on which digits come out 15 of 32 pixels high
 _FINE = 3  # samples a pixel along each axis

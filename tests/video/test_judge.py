@@ -5,13 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
 
 from mmdiff.errors import InputError
 from mmdiff.hub import load_model, save_model
 from mmdiff.recipes import find_recipe, load_main
 from mmdiff.video.digits import COLOURS, DIGITS, MOTIONS, Figure, MovingDigits
-from mmdiff.video.judge import NONE, DigitJudge, caption_accuracy, crossed_captions, judge_clips, wilson
+from mmdiff.video.judge import NONE, DigitJudge, caption_accuracy, crossed_captions, judge_clips
 from mmdiff.video.judge_training import (
     Glyphs,
     degrade,
@@ -31,8 +30,8 @@ def judge() -> DigitJudge:
 
 @pytest.fixture(scope="module")
 def crossed() -> tuple[torch.Tensor, torch.Tensor]:
-    """Real clips of handwriting that the judge has not seen, each triple once."""
-    labels = crossed_captions()[1]
+    """Real clips of handwriting that the judge has not seen, each seventh triple."""
+    labels = crossed_captions()[1][::7]
     return real_clips(labels, "test", seed=1), labels
 
 
@@ -124,8 +123,8 @@ def test_empty_frames_are_counted_and_leave_gaps_in_the_path(judge: DigitJudge) 
 # --- what is learned --------------------------------------------------------------------------------------
 
 
-def test_shipped_judge_reads_unseen_handwriting(judge: DigitJudge, crossed) -> None:
-    accuracy = caption_accuracy(*crossed, judge)
+def test_shipped_judge_reads_unseen_handwriting(judge: DigitJudge) -> None:
+    accuracy = real_accuracy(judge, "test", seed=1)
     assert accuracy["digit"].value >= 0.985
     assert accuracy["all"].value >= 0.98
     assert accuracy["motion"].value == accuracy["colour"].value == 1
@@ -135,7 +134,7 @@ def test_shipped_judge_reads_unseen_handwriting(judge: DigitJudge, crossed) -> N
 
 
 def test_noise_blur_and_a_shift_by_half_a_pixel_do_not_matter(judge: DigitJudge, crossed) -> None:
-    video = crossed[0][::3].float() / 127.5 - 1
+    video = crossed[0].float() / 127.5 - 1
     sharp = judge_clips(video, judge).digits
     noisy = (video + 0.1 * torch.randn(video.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
     shifted = (video + video.roll(1, -1)) / 2
@@ -166,6 +165,15 @@ def test_a_glyph_that_changes_within_a_clip_counts_as_wrong_and_no_digit_as_none
     assert accuracy["all"].value == 1
 
 
+def test_an_object_that_jumps_or_vanishes_is_not_smooth() -> None:
+    whole, jumping, gone = clip(3, 2, 0), clip(3, 2, 0), clip(3, 2, 0)
+    jumping[:, :, 9:] = jumping[:, :, 9:].roll(2, 4)
+    gone[:, :, 7] = 0
+    judge, label = DigitJudge((8, 8), 4), torch.tensor([[3, 2, 0]])
+    smooth = [caption_accuracy(v, label, judge)["smooth"].value for v in (whole, jumping, gone)]
+    assert smooth == [1, 0, 0]
+
+
 def test_what_is_no_digit_is_mostly_refused_and_digits_are_not(judge: DigitJudge) -> None:
     rng = torch.Generator().manual_seed(0)
     items = torch.utils.data.default_collate([Glyphs("test", seed=5)[n] for n in range(400)])
@@ -188,7 +196,7 @@ def test_accuracy_counts_exactly_what_is_wrong(judge: DigitJudge) -> None:
     wrong[0, 0], wrong[1, 1], wrong[2, 2], wrong[3, 2] = 7, 1, 0, 0
     accuracy = caption_accuracy(video, wrong, judge)
     assert {n: a.value for n, a in accuracy.items()} == {
-        "digit": 0.75, "motion": 0.75, "colour": 0.5, "all": 0.0, "steady": 1.0, "empty": 0.0
+        "digit": 0.75, "motion": 0.75, "colour": 0.5, "all": 0.0, "steady": 1.0, "empty": 0.0, "smooth": 1.0
     }  # fmt: skip
 
 
@@ -198,14 +206,6 @@ def test_bytes_and_numbers_are_judged_alike(judge: DigitJudge, crossed) -> None:
         judge_clips(video, judge), judge_clips(video.double() / 127.5 - 1, judge), strict=True
     ):
         torch.testing.assert_close(one, two, equal_nan=True)
-
-
-@pytest.mark.parametrize(("right", "count"), [(0, 5), (1, 300), (150, 300), (297, 300), (30, 30)])
-def test_wilson_intervals_are_scipys(right: int, count: int) -> None:
-    expected = binomtest(right, count).proportion_ci(method="wilson")
-    value, low, high, trials = wilson(right / count, count)
-    assert (value, trials) == (right / count, count)
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-7)
 
 
 def test_misfits_are_refused(judge: DigitJudge) -> None:
@@ -225,11 +225,11 @@ def test_misfits_are_refused(judge: DigitJudge) -> None:
 
 
 def test_features_do_not_depend_on_the_batch_and_are_standardised_on_real_clips(judge: DigitJudge) -> None:
-    labels = crossed_captions()[1]
+    labels = crossed_captions()[1][::2]
     with torch.no_grad():
         features = judge.features(real_clips(labels, "train", seed=9))
         alone = judge.features(real_clips(labels[:1], "train", seed=9))
-    assert features.shape == (300, 163)
+    assert features.shape == (150, 163)
     torch.testing.assert_close(alone[0], features[0], atol=1e-4, rtol=1e-4)
     assert features.mean().abs() < 0.05
     assert features.std() == pytest.approx(1, abs=0.1)
@@ -279,11 +279,6 @@ def test_standardising_sets_mean_and_deviation() -> None:
         features = judge.features(real_clips(labels, "train", seed=0))
     torch.testing.assert_close(features.mean(0), torch.zeros(43), atol=1e-3, rtol=0)
     assert np.isclose(features.std(0).max().item(), 1, atol=1e-3)
-
-
-def test_real_accuracy_repeats_the_crossed_set() -> None:
-    accuracy = real_accuracy(DigitJudge((8, 8), 4), rounds=2)
-    assert accuracy["motion"].trials == 600
 
 
 def test_glyphs_are_balanced_and_a_function_of_the_index() -> None:

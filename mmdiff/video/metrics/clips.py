@@ -1,0 +1,114 @@
+"""What measures of clips share: clips that fit together, values that do not exist, and estimates with intervals."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmdiff.errors import InputError
+
+NORMAL_95 = 1.959964
+"""Quantile of the normal distribution that leaves out 2.5 % at each end."""
+
+
+class Estimate(NamedTuple):
+    """A value measured on samples, with what it rests on."""
+
+    value: float
+    """As the measure is usually reported."""
+    low: float
+    high: float
+    """95 % confidence interval."""
+    generated: int
+    """Number of generated samples."""
+    real: int | None = None
+    """Number of real samples, where the measure has any."""
+    bias: float = 0.0
+    """What the value is too great by, on average, because samples are few; the interval is free of it."""
+
+    def __str__(self) -> str:
+        counts = f"{self.generated} generated" + ("" if self.real is None else f", {self.real} real")
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}] ({counts})"
+
+
+class Proportion(NamedTuple):
+    """A share of trials with its 95 % Wilson interval."""
+
+    value: float
+    low: float
+    high: float
+    trials: int
+    """Independent trials that the interval rests on."""
+
+
+def wilson(share: float, trials: int, z: float = NORMAL_95) -> Proportion:
+    """Interval of a share of so many trials (Wilson 1927, eq. 3).
+
+    Parameters
+    ----------
+    share : float in [0, 1]
+    trials : int > 0
+    z : float
+        Normal quantile; default: of 95 %.
+
+    Returns
+    -------
+    Proportion
+    """
+    assert 0 <= share <= 1
+    assert trials > 0
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    reach = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return Proportion(share, max(0.0, centre - reach), min(1.0, centre + reach), trials)
+
+
+def pair(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
+    """Both clips (C, F, H, W) as float64 in [0, 1] on the host, checked."""
+    if reference.shape != estimate.shape:
+        raise InputError(
+            f"reference of shape {tuple(reference.shape)} and estimate of shape {tuple(estimate.shape)} must be "
+            "alike: cut and resize them to the same frames"
+        )
+    return unit_clip(reference, "reference"), unit_clip(estimate, "estimate")
+
+
+def unit_clip(clip: Tensor, name: str = "video") -> Tensor:
+    """One clip (C, F, H, W), in [-1, 1] or uint8, as float64 in [0, 1] on the host, checked."""
+    if clip.ndim != 4 or 0 in clip.shape:
+        raise InputError(f"{name} of shape {tuple(clip.shape)} must be (C, F, H, W): pass one clip")
+    clip = clip.detach().to("cpu")
+    return clip.double() / 255 if clip.dtype == torch.uint8 else (signed_values(clip, name).double() + 1) / 2
+
+
+def signed_values(video: Tensor, name: str = "video") -> Tensor:
+    """Values in [-1, 1], or uint8, as float32 or float64 in [-1, 1], checked; rounding beyond the ends is cut off."""
+    if video.dtype == torch.uint8:
+        return video.float() / 127.5 - 1
+    if not video.is_floating_point() or not bool((video.abs() <= 1.01).all()):
+        raise InputError(
+            f"{name} of type {video.dtype} must be in [-1, 1], or uint8: it has other values, or nan; "
+            "find out where they come from"
+        )
+    return video.to(torch.promote_types(video.dtype, torch.float32)).clamp(-1, 1)
+
+
+def sample_rows(values: Tensor, name: str, least: int, why: str) -> Tensor:
+    """Samples (N, D) as float64 on the host, checked for number and finiteness."""
+    if values.ndim != 2 or 0 in values.shape:
+        raise InputError(f"{name} of shape {tuple(values.shape)} must be (samples, values)")
+    if len(values) < least:
+        raise InputError(f"{name} has {len(values)} samples and must have {least} at least: {why}")
+    rows = values.detach().to("cpu").double()  # in this order: some accelerators have no float64
+    if not rows.isfinite().all():
+        raise InputError(f"{name} must be finite: it has nan or inf; find out where they come from")
+    return rows
+
+
+def undefined(name: str, reason: str) -> float:
+    """Return nan, and warn the measure's caller why."""
+    warnings.warn(f"{name} is undefined here and counts as nan: {reason}", stacklevel=3)
+    return math.nan
