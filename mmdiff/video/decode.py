@@ -24,8 +24,9 @@ from mmdiff.video.timing import EXACT, Timing, measure
 MAX_PIXELS = 1 << 27  # of one picture: 16K is just inside
 AV_ERRORS = (av.error.FFmpegError, ValueError, OSError, IndexError, RuntimeError, AssertionError)
 ACCURATE = 0x4 | 0x2000 | 0x4000 | 0x40000  # swscale: bicubic, all of the chroma, rounded: 12 dB better
+_FULL_RANGE = 2  # number of libavutil
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,ogg,flv,asf,mpegts,mpeg,mpegvideo,h264,hevc"
-_SEQUENTIAL = ("gif", "apng")  # every picture changes the one before
+_SEQUENTIAL = ("gif", "apng", "mpeg")  # pictures that change the one before, or have no time of their own
 _SCANNED = 1 << 26  # bytes of a file read to learn its frame rate
 _BACK = (0.0, 1.0, 5.0, 25.0)  # seconds to go back further when a seek ends too late
 _CUT_SLACK = 0.25  # seconds that may be missing at the end
@@ -72,8 +73,9 @@ class Movie:
         try:
             status = file.stat()
             self.timing = _timing(str(file), status.st_size, status.st_mtime_ns)
-            pictures = self._decoded()
-            first = next(pictures, None)
+            pictures, first = self._decoded(), None
+            with contextlib.suppress(*AV_ERRORS):
+                first = next(pictures, None)
             if first is None:
                 raise damaged(file, "no picture in it can be decoded")
             self._fresh: Iterator[av.VideoFrame] | None = chain([first], pictures)
@@ -135,6 +137,8 @@ class Movie:
         claimed = self._claimed_seconds()
         if claimed is not None and end < claimed - max(_CUT_SLACK, 2.5 * period):
             raise _cut(self.file, end, f"its header says {claimed:.2f} s")
+        if self._format == "gif" and not _ends_like_a_gif(self.file):
+            raise _cut(self.file, end, "its end is missing")
 
     def picture(self, frame: av.VideoFrame) -> np.ndarray:
         """Return a picture upright in RGB, shape (height, width, 3), uint8 or, above 8 bits, uint16.
@@ -148,6 +152,8 @@ class Movie:
             width, height, _LAYOUTS[deep, alpha], dst_colorspace="ITU601", interpolation=ACCURATE
         )
         pixels = plain.to_ndarray()
+        if deep:
+            pixels = _to_full_scale(pixels, frame)
         return self._turn(over_black(pixels) if alpha else pixels)
 
     def close(self) -> None:
@@ -206,9 +212,10 @@ class Movie:
             try:
                 frames = self._decode(packet)
             except av.error.InvalidDataError:
-                if not forgiving:
-                    raise
-                continue
+                if forgiving:
+                    continue
+                yield from self._decode(None)  # what is sound before the damage
+                raise
             for frame in frames:
                 forgiving = False
                 yield frame
@@ -223,6 +230,19 @@ class Movie:
             begins = float(self._origin * self._stream.time_base)
             return hours * 3600 + minutes * 60 + seconds - begins
         return None
+
+
+def _to_full_scale(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """Bring white to 65535 and opaque to 65535, where swscale leaves them a little below."""
+    bits = frame.format.components[0].bits
+    full = ((1 << bits) - 1) << (16 - bits)
+    white = full
+    if frame.format.is_rgb:
+        white = full = 65535
+    elif len(frame.format.components) > 2 and frame.color_range != _FULL_RANGE:
+        white = 255 << 8
+    peak = np.array([white] * 3 + [full] * (pixels.shape[-1] - 3), np.uint32)
+    return np.minimum((pixels.astype(np.uint32) * 65535 + peak // 2) // peak, 65535).astype(np.uint16)
 
 
 def over_black(pixels: np.ndarray) -> np.ndarray:
@@ -261,13 +281,12 @@ def _is_cover(stream: Any) -> bool:
     return "attached_pic" in str(getattr(stream, "disposition", "")).lower()
 
 
-def _decoder(stream: Any) -> Callable[[av.Packet], list[av.VideoFrame]]:
+def _decoder(stream: Any) -> Callable[[av.Packet | None], list[av.VideoFrame]]:
     """Return what turns packets into frames; FFmpeg's own VP8 and VP9 decoders drop transparency."""
-    name = stream.codec_context.name
-    if name not in ("vp8", "vp9") or stream.metadata.get("alpha_mode") != "1":
-        return lambda packet: packet.decode()
-    library = av.CodecContext.create({"vp8": "libvpx", "vp9": "libvpx-vp9"}[name], "r")
-    return lambda packet: library.decode(packet if packet.size else None)
+    context = stream.codec_context
+    if context.name in ("vp8", "vp9") and stream.metadata.get("alpha_mode") == "1":
+        context = av.CodecContext.create({"vp8": "libvpx", "vp9": "libvpx-vp9"}[context.name], "r")
+    return lambda packet: context.decode(packet if packet is not None and packet.size else None)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -321,6 +340,12 @@ def _turn(matrix: tuple[int, int, int, int] | None) -> tuple[Callable[[np.ndarra
         return upright[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
 
     return apply, round(math.degrees(math.atan2(b, a)) / 90) * 90 % 360
+
+
+def _ends_like_a_gif(file: Path) -> bool:
+    with file.open("rb") as stream:
+        stream.seek(-min(64, file.stat().st_size), 2)
+        return stream.read().rstrip(b"\0").endswith(b";")
 
 
 def _cut(path: Path, seconds: float, reason: str) -> InputError:

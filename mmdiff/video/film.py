@@ -43,7 +43,6 @@ _TO_YUV = (
 )
 _PALETTE = "stats_mode=single:reserve_transparent=0"  # 256 colours for each picture
 _DITHER = "new=1:dither=bayer:bayer_scale=5"  # a fixed pattern: noise would flicker
-_OPUS_RATES = (48_000, 24_000, 16_000, 12_000, 8_000)
 _AAC_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000)
 _BITS_A_CHANNEL = 96_000  # a second, of sound
 
@@ -143,8 +142,8 @@ class _Track:
     """The sound of a film, brought to a rate that its codec takes."""
 
     def __init__(self, container: Any, codec: str | None, sample_rate: int, channels: int) -> None:
-        possible = _OPUS_RATES if codec == "libopus" else _AAC_RATES
-        rate = sample_rate if sample_rate in possible else 48_000
+        # Opus at other rates than its own comes back late
+        rate = sample_rate if codec == "aac" and sample_rate in _AAC_RATES else 48_000
         self._container, self._given, self._position = container, sample_rate, 0
         self._layout = "stereo" if channels == 2 else "mono"
         self._stream = container.add_stream(codec, rate=rate, layout=self._layout)

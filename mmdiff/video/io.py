@@ -165,7 +165,7 @@ def read(
         height, width = (source.height, source.width) if size is None else check_size(size)
         frame_bytes = 3 * height * width * dtype.itemsize
         timing = source.timing
-        likely = math.inf if timing.seconds is None else math.ceil((timing.seconds - start) * rate) + 1
+        likely = math.inf if timing.seconds is None else math.ceil((timing.seconds - start) * rate - 1e-3)
         expected = max(1, int(min(likely, count or math.inf, 1 << 40)))
         if timing.seconds is not None or count is not None:
             _check_memory(path, expected, frame_bytes, (height, width), max_bytes, rate)

@@ -21,7 +21,7 @@ from mmdiff.video.stills import ARRAYS, IMAGES, Array, Images, is_pattern
 from mmdiff.video.timing import Timing, at_times
 
 PathLike = str | os.PathLike[str]
-_WORK_BYTES = 1 << 26  # decoded pictures held before they are scaled
+_WORK_BYTES = 1 << 24  # decoded pictures held before they are scaled
 
 
 class Pictures(Protocol):

@@ -36,8 +36,9 @@ def resize(video: Tensor, size: Size, fit: Fit = "crop", *, antialias: bool = Tr
     Returns
     -------
     Tensor, shape (..., height, width)
-        Of the same type and on the same device, in the range of the input: overshoot is clipped. A uint8
-        picture on the CPU may differ by one level from the same picture scaled in floating point.
+        Of the same type and on the same device, in the range of the input: overshoot is clipped. uint8 on
+        the CPU is computed in whole numbers, rows then columns, each rounded and clipped, as Pillow does:
+        where extremes meet, that differs visibly from the same picture scaled in floating point.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def resize(video: Tensor, size: Size, fit: Fit = "crop", *, antialias: bool = Tr
 
 def check_size(size: Size) -> tuple[int, int]:
     """Return a size as (height, width), or raise InputError where it is none."""
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+    pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(pair) != 2 or not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in pair):
         raise InputError(f"size={size!r} must be (height, width), each a whole number from 1 to {MAX_SIDE}")
     return pair

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmdiff.audio.decode import check_path, damaged
 from mmdiff.errors import InputError
-from mmdiff.video.decode import check_pixels, over_black
+from mmdiff.video.decode import MAX_PIXELS, check_pixels, over_black
 from mmdiff.video.timing import EXACT, Timing
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -22,7 +22,7 @@ ARRAYS = (".npz", ".npy")
 DEFAULT_FPS = 25.0
 _KINDS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 _NUMBER = re.compile(r"%0?\d*d")
-_PIL_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+_PIL_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError)
 _ARRAY_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 
@@ -110,6 +110,8 @@ def _opened_image(file: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_pixels has the limit
             image = Image.open(file, formats=_KINDS)
+    except Image.DecompressionBombError:
+        raise InputError(f"path={str(file)!r} has more than {MAX_PIXELS} pixels: scale it down") from None
     except _PIL_ERRORS:
         raise InputError(
             f"path={str(file)!r} is in no known image format, or damaged: use png or jpg"
