@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def rotary_frequencies(channels: int, max_period: float = 1e4) -> Tensor:
-    """Angles per position for :func:`rotate`: ``max_period^(−2i/channels)``, i < channels/2.
+    """Angles per position for :func:`rotary_turns`: ``max_period^(−2i/channels)``, i < channels/2.
 
     Parameters
     ----------
@@ -29,35 +29,49 @@ def rotary_frequencies(channels: int, max_period: float = 1e4) -> Tensor:
     return max_period ** -(torch.arange(0, channels, 2, dtype=torch.float32) / channels)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate pairs of channels by angles that grow with the position.
+def rotary_turns(positions: Tensor, frequencies: Tensor) -> Tensor:
+    """Return exp(i · position · frequency), complex of shape (L, R): what :func:`rotate` multiplies by."""
+    angles = positions[:, None] * frequencies
+    return torch.polar(torch.ones_like(angles), angles)
 
-    Of 2R rotated channels the pairs are (0, R), (1, R + 1), ...; what follows them is left as it is. The
-    product of a rotated query and a rotated key depends on the difference of their positions only.
+
+def rotate(x: Tensor, turns: Tensor, out: Tensor | None = None) -> Tensor:
+    """Rotate neighbouring channels, as complex numbers, by angles that grow with the position.
+
+    The product of a rotated query and a rotated key depends on the difference of their positions only.
+    The conjugate of ``turns`` rotates back, and is what the gradient is rotated by.
 
     Parameters
     ----------
-    x : Tensor, shape (..., F, C), C >= 2R
-        Queries or keys at F positions.
-    angles : Tensor, shape (F, R), radians
-        ``positions[:, None] * rotary_frequencies(2 * R)``.
+    x : Tensor, shape (..., L, C)
+        Queries or keys; of the C >= 2R channels the first 2R are rotated, the others left as they are.
+    turns : Tensor of complex, shape (L, R)
+        Unit numbers, one for each position and pair of channels, of :func:`rotary_turns`.
+    out : Tensor, shape (..., L, C), optional
+        Where to write, other than x; only without gradients.
 
     Returns
     -------
-    Tensor, shape (..., F, C)
-        Of x's dtype.
+    Tensor, shape (..., L, C)
+        Of x's dtype, whatever that of ``turns``.
 
     Examples
     --------
-    >>> rotate(torch.tensor([[1.0, 0.0]]), torch.tensor([[torch.pi / 2]])).round().abs()
+    >>> rotate(torch.tensor([[1.0, 0.0]]), rotary_turns(torch.tensor([torch.pi / 2]), torch.ones(1))).round().abs()
     tensor([[0., 1.]])
     """
-    half = angles.shape[-1]
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    one = torch.addcmul(first * cos, second, sin, value=-1)
-    two = torch.addcmul(second * cos, first, sin)
-    return torch.cat((one, two, rest) if rest.shape[-1] else (one, two), dim=-1)
+    count, real = 2 * turns.shape[-1], turns.real.dtype
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    pairs = torch.view_as_complex(x[..., :count].to(real).unflatten(-1, (-1, 2)))
+    if out is None:
+        turned = torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+        return torch.cat((turned, x[..., count:]), -1) if count < x.shape[-1] else turned
+    if out.dtype == real:
+        torch.mul(pairs, turns, out=torch.view_as_complex(out[..., :count].unflatten(-1, (-1, 2))))
+    else:
+        out[..., :count] = torch.view_as_real(pairs * turns).flatten(-2)
+    out[..., count:] = x[..., count:]
+    return out
 
 
 def relative_buckets(distance: Tensor, buckets: int = 32, max_distance: int = 128) -> Tensor:
