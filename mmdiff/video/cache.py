@@ -9,8 +9,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -37,9 +38,9 @@ class CachedFrames:
     Each video, or part of one that an item asks for, becomes one ``.npy`` file of shape (frames, 3, H, W),
     uint8. Its name is a fingerprint of the video's path, size and modification time, of the part and of the
     settings, so a changed video is decoded again, an interrupted run goes on where it stopped, and a grown
-    data set only decodes what is new. A file that is missing, cut short or damaged in its header is made
-    again, at the start or when it is read. Of several processes that start at once, one decodes. Videos that
-    cannot be read are left out with one warning.
+    data set only decodes what is new. A file that is missing or cut short is made again at the start; one
+    that has become so since, or has a damaged header, when it is read. Of several processes that start at
+    once, one decodes. Videos that cannot be read are left out with one warning.
 
     Parameters
     ----------
@@ -122,8 +123,17 @@ class CachedFrames:
         return stored if whole and stored.shape[1:] == self.frames.shape else None
 
     def _present(self, wanted: dict[str, VideoItem]) -> dict[str, int]:
-        stored = ((key, self._stored(key)) for key in wanted)
-        return {key: len(frames) for key, frames in stored if frames is not None}
+        """Return the number of frames of each item whose file is there and of a fitting size."""
+        head = len(_header(0, self.frames.shape))
+        frame = int(np.prod(self.frames.shape))
+        found = {}
+        for key in wanted:
+            with contextlib.suppress(OSError):
+                # by its size alone: opening a hundred thousand files would take a minute
+                count, rest = divmod(self._file(key).stat().st_size - head, frame)
+                if count > 0 and not rest:
+                    found[key] = count
+        return found
 
     def _build(
         self, folder: Path, wanted: dict[str, VideoItem], most_gb: float, progress: bool
@@ -153,7 +163,7 @@ class CachedFrames:
         """Decode one item into its file; return its number of frames."""
         count = 0
         with atomic_file(self._file(key)) as temporary, temporary.open("wb") as out:
-            _header(out, 0, self.frames.shape)
+            out.write(_header(0, self.frames.shape))
             for block in self.frames.every(item):
                 spend(block.nbytes)
                 out.write(block.tobytes())
@@ -161,7 +171,7 @@ class CachedFrames:
             if not count:
                 raise _nothing(item)
             out.seek(0)
-            _header(out, count, self.frames.shape)
+            out.write(_header(count, self.frames.shape))
         return count
 
     def _measure(self, wanted: dict[str, VideoItem], progress: bool) -> dict[str, int]:
@@ -220,10 +230,12 @@ def _nothing(item: VideoItem) -> InputError:
     return InputError(f"path={item.name!r} has no frames from start={item.start:g} s on: correct its part")
 
 
-def _header(out: BinaryIO, frames: int, shape: tuple[int, int, int]) -> None:
-    """Write a header of the .npy format; NumPy pads it, so that a later, larger count has room."""
+def _header(frames: int, shape: tuple[int, int, int]) -> bytes:
+    """Header of the .npy format; NumPy pads it, so that it is equally long for any number of frames."""
+    out = BytesIO()
     fields = {"shape": (frames, *shape), "fortran_order": False, "descr": "|u1"}
     np.lib.format.write_array_header_1_0(out, fields)
+    return out.getvalue()
 
 
 class _Full(InputError):

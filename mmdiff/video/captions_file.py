@@ -140,7 +140,7 @@ def _listed(record: dict[str, object], file: Path, number: int) -> Listed:
     known = label_number(label, where)
     split = tidy(first(("split",)))
     class_name = str(label) if label is not None and known is None else None
-    actions = _actions(first(("actions",)), where)
+    actions = read_actions(first(("actions",)), where)
     return Listed(VideoItem(path, caption, known, start, end, actions=actions), class_name, split)
 
 
@@ -155,7 +155,8 @@ def label_number(label: object, where: str) -> int | None:
     return int(value)
 
 
-def _actions(value: object, where: str) -> tuple[int, ...] | None:
+def read_actions(value: object, where: str) -> tuple[int, ...] | None:
+    """Read whole numbers from a list or a text with spaces; None for nothing."""
     if value is None:
         return None
     entries = value if isinstance(value, list) else str(value).split()

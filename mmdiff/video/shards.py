@@ -19,11 +19,11 @@ from typing import Any
 from mmdiff.errors import InputError
 from mmdiff.files import atomic_file
 from mmdiff.progress import track
-from mmdiff.video.captions_file import CAPTION_KEYS, label_number, tidy
+from mmdiff.video.captions_file import CAPTION_KEYS, label_number, read_actions, tidy
 from mmdiff.video.items import VIDEO_SUFFIXES, Member, VideoItem, local_file
 
 _LARGEST_TEXT = 1 << 20  # bytes of a caption or json: more is something else
-_MOST_NAMES = 1_000_000  # that one pattern may stand for
+_MOST_NAMES = 100_000  # that one pattern may stand for
 
 
 def expand(pattern: str) -> list[str]:
@@ -42,7 +42,7 @@ def expand(pattern: str) -> list[str]:
     Raises
     ------
     InputError
-        It stands for more than a million names.
+        It stands for more than 100,000 names, or has a brace too many.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def expand(pattern: str) -> list[str]:
     """
     names = list(itertools.islice(_expanded(pattern), _MOST_NAMES + 1))
     if len(names) > _MOST_NAMES:
-        raise InputError(f"source={pattern!r} stands for too many names: a million at most")
+        raise InputError(f"source={pattern!r} stands for too many names: {_MOST_NAMES} at most")
     return names
 
 
@@ -96,7 +96,8 @@ def read_shards(shards: Iterable[Path], suffixes: Collection[str] = VIDEO_SUFFIX
     """List the videos of shards, in their order.
 
     A sample's caption is its ``.txt``, or ``caption`` or ``text`` of its ``.json``; its label is its ``.cls``, or
-    ``label`` of its json; ``start`` and ``end`` of its json, in seconds, say which part counts.
+    ``label`` of its json; ``start`` and ``end`` of its json, in seconds, say which part counts; ``actions`` of
+    its json are whole numbers, one for each frame.
 
     Parameters
     ----------
@@ -164,7 +165,10 @@ def _sample(
     ):
         raise InputError(f"{where}: start={start!r}, end={end!r} must be seconds, the end after the start")
     member = Member(videos[0].name, videos[0].offset_data, videos[0].size)
-    return VideoItem(shard, caption, label, float(start), None if end is None else float(end), member)
+    actions = read_actions(record.get("actions"), where)
+    return VideoItem(
+        shard, caption, label, float(start), None if end is None else float(end), member, actions
+    )
 
 
 def _text(tar: tarfile.TarFile, shard: Path, member: tarfile.TarInfo) -> str:
@@ -262,8 +266,9 @@ def _add_item(tar: tarfile.TarFile, key: str, item: VideoItem) -> None:
         texts["txt"] = item.caption
     if item.label is not None:
         texts["cls"] = str(item.label)
-    if item.start or item.end is not None:
-        texts["json"] = json.dumps({"start": item.start, "end": item.end})
+    record = {"start": item.start or None, "end": item.end, "actions": item.actions}
+    if any(value is not None for value in record.values()):
+        texts["json"] = json.dumps({key: value for key, value in record.items() if value is not None})
     for ending, text in texts.items():
         data = text.encode()
         _add(tar, f"{key}.{ending}", io.BytesIO(data), len(data))
