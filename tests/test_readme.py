@@ -96,6 +96,7 @@ def test_examples_run(script, some_model, tmp_path, monkeypatch, capsys):
         "picture": {"picture": str(tmp_path / "x.png")},
         "vocode": {"folder": tmp_path / "out"},
         "any_mel": {},
+        "record_game": {"folder": tmp_path / "games", "clips": 1, "seconds": 0.5},
     }
     runpy.run_path(str(script))["main"](**arguments[script.stem])
     assert capsys.readouterr().out
