@@ -104,13 +104,14 @@ def main(
         stride: Take every so many frames of these.
         fit: How videos of another shape come to that size: crop, pad or stretch.
         flip: Mirror half of the clips: auto (not if captions or actions would become wrong), true or false.
-        widths: Channels of the network's levels, each of half the height and width of the one before.
+        widths: Channels of the levels, each of half the height and width of the one before; multiples of
+            ``head_width`` where there is attention.
         mixing: Attention and temporal convolutions at each level.
         patch: Pixels along each side folded into channels.
         blocks: Residual blocks at each level.
         embedding: Channels that carry noise level and conditions.
         head_width: Channels of an attention head.
-        words: Channels of condition vectors and of the caption encoder.
+        words: Channels of condition vectors and of the caption encoder, a multiple of 32.
         checkpointing: Compute blocks twice to save memory.
         stills_steps: Updates of the first training; 0 leaves it out.
         stills_batch: Frames per update of it.
