@@ -51,7 +51,7 @@ def frechet_distance(real: Tensor, generated: Tensor, seed: int = 0) -> Estimate
     random = torch.Generator().manual_seed(seed)
     bias = sum(_plug_in(a, b) - value for a, b in _halves(x, y, random)) / (2 * _SPLITS)
     error = NORMAL_95 * math.sqrt(_frechet_variance(x, y))
-    low, high = (max(0.0, value - bias + side * error) for side in (-1, 1))
+    low, high = max(0.0, value - bias - error), max(0.0, value - bias) + error
     return Estimate(value, low, high, len(y), len(x), bias)
 
 
@@ -82,9 +82,10 @@ def kernel_distance(real: Tensor, generated: Tensor) -> Estimate:
 
     With features of video networks it is the kernel video distance. All pairs are used: the mean over subsets of the
     samples that others report estimates this value with more noise, and equals it when all subsets are taken. It is
-    0 on average for equal distributions, hence below 0 about half of the time. The interval is the normal one with
-    the jackknife's variance over both samples, which is exact in first order and too wide, not too narrow, where the
-    distributions are equal.
+    0 on average for equal distributions, hence below 0 about half of the time. Samples must be independent: two sets
+    that both show every label equally often are more alike than chance, and the value goes below 0. The interval is
+    the normal one with the jackknife's variance over both samples: exact in first order, and where the distributions
+    are equal too wide rather than too narrow.
 
     Parameters
     ----------
