@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from mmdiff.diffusion.schedules import Levels
@@ -36,7 +37,7 @@ def dynamic_threshold(x0: Tensor, quantile: float, limit: float = 1.0) -> Tensor
     ----------
     x0 : Tensor, shape (B, ...)
     quantile : float in (0, 1]
-        Of the item's absolute values; the value at or just above it, without interpolation.
+        Of the item's absolute values, between the two next to it by linear interpolation.
     limit : float > 0, default 1
         Items whose quantile is at most this are only clipped to ±limit.
 
@@ -51,7 +52,8 @@ def dynamic_threshold(x0: Tensor, quantile: float, limit: float = 1.0) -> Tensor
     """
     values = x0.flatten(1).abs()
     # kthvalue, because torch.quantile refuses more than 2^24 values, which a short clip exceeds.
-    rank = math.ceil(quantile * (values.shape[1] - 1)) + 1
-    peak = values.kthvalue(rank, dim=1).values.clamp_min(limit)
+    place = quantile * (values.shape[1] - 1)
+    below, above = (values.kthvalue(round_(place) + 1).values for round_ in (math.floor, math.ceil))
+    peak = torch.lerp(below, above, place % 1).clamp_min(limit)
     peak = peak.reshape(-1, *(1,) * (x0.ndim - 1))
     return x0.clamp(-peak, peak) * (limit / peak)
