@@ -26,7 +26,7 @@ LAYERS = (
     {"latent"},
     {"bulk"},
     {"hub"},
-    {"app", "recipes"},
+    {"app", "convert", "recipes"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -1,16 +1,29 @@
-"""Weights and sizes of ``video-diffusion-pytorch`` checkpoints in the terms of :class:`FactorisedUNet`."""
+"""Checkpoints of the ``video-diffusion-pytorch`` package as models of this one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from mmdiff.errors import CheckpointError
+from mmdiff.diffusion.schedules import BetaTable, cosine_betas
+from mmdiff.errors import CheckpointError, InputError
+from mmdiff.video.conditioning import ConditionedNetwork
+from mmdiff.video.factorised import FactorisedUNet, VectorCondition
+from mmdiff.video.model import ClipModel
+from mmdiff.weights import assign_tensors
 
-_SPATIAL_HEAD_WIDTH = 32
+_NETWORK = "denoise_fn."
+_SIGNS = (
+    "betas",
+    "denoise_fn.init_conv.weight",
+    "denoise_fn.time_rel_pos_bias.relative_attention_bias.weight",
+)
+"""Tensors that tell a state dictionary of the package from others."""
+_MAX_BETA = 0.9999
 
 _PLACES = (
     (r"init_conv", "read"),
@@ -140,3 +153,129 @@ def factorised_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
             f"the network's tensors do not tell its sizes ({error}); is this a Unet3D of video-diffusion-pytorch?"
         ) from None
     return arguments
+
+
+def recognise(content: Any) -> bool:
+    """Say whether a loaded file is a checkpoint of ``video-diffusion-pytorch``, or its diffusion's state."""
+    states = [content, *content.values()] if isinstance(content, Mapping) else []
+    return any(isinstance(state, Mapping) and set(_SIGNS) <= state.keys() for state in states)
+
+
+def build_model(
+    content: Mapping[str, Any],
+    weights: Literal["ema", "model"],
+    *,
+    size: int = 64,
+    frames: int = 10,
+    fps: float = 25 / 3,
+    groups: int = 8,
+    dynamic_threshold: float | None = None,
+) -> tuple[ClipModel, dict[str, Any]]:
+    """Build the model of a checkpoint of ``video-diffusion-pytorch``.
+
+    It samples as the package does unless told otherwise: all steps of its table, ancestral, x0 clamped.
+
+    Parameters
+    ----------
+    content : mapping
+        ``{"step": int, "model": state, "ema": state, ...}`` as the package's trainer saves it, or the state
+        dictionary of a ``GaussianDiffusion``.
+    weights : {"ema", "model"}
+        The averaged ones, or the latest.
+    size : int > 0, pixels
+        Height and width of the clips it was trained on, which the file does not tell. Like the next two it
+        says what is generated unless something else is asked for; the defaults are those of the package's
+        example, at the speed of the GIFs it writes.
+    frames : int > 0
+    fps : float > 0
+    groups : int > 0
+        Groups of the group normalisation, in versions before 0.7.
+    dynamic_threshold : float in (0, 1], optional
+        Quantile, if the package was used with ``use_dynamic_thres``; its own default is 0.9.
+
+    Returns
+    -------
+    model : ClipModel
+    facts : dict
+        What was found, as JSON values.
+
+    Raises
+    ------
+    CheckpointError
+        The weights asked for are not there, or do not fit together.
+    InputError
+        ``size`` is not divisible by the network's stride, or a number is not positive.
+    """
+    diffusion = _state(content, weights)
+    state = {key.removeprefix(_NETWORK): t for key, t in diffusion.items() if key.startswith(_NETWORK)}
+    arguments = factorised_arguments(state)
+    if arguments["norm"] == "group":
+        arguments["groups"] = groups
+    network = FactorisedUNet(**arguments)
+    assign_tensors(network, factorised_state(state), source="the checkpoint")
+    _check_clips(size, frames, fps, network.stride)
+    schedule, cosine = _schedule(diffusion["betas"])
+    condition = arguments["condition"]
+    model = ClipModel(
+        ConditionedNetwork(network, (VectorCondition(condition),)) if condition else network,
+        schedule,
+        prediction="eps",
+        noise_input="index",
+        channels=arguments["channels"],
+        frames=frames,
+        size=(size, size),
+        fps=fps,
+        clamp=True,
+        dynamic_threshold=dynamic_threshold,
+        steps=schedule.steps,
+        sampler="ddpm",
+        grid="uniform",
+    )
+    facts = {
+        "weights": weights if "betas" not in content else "model",
+        "training_steps": int(content["step"]) if isinstance(content.get("step"), int) else None,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "network": {**arguments, "widths": list(arguments["widths"])},
+        "condition": f"vector of {condition} numbers" if condition else None,
+        "schedule": f"{'cosine' if cosine else 'custom'}, {schedule.steps} steps",
+        "prediction": "eps",
+        "noise_input": "index",
+        "clamp": [-1.0, 1.0],
+        "dynamic_threshold": dynamic_threshold,
+        "size": [size, size],
+        "frames": frames,
+        "fps": fps,
+    }
+    return model, facts
+
+
+def _state(content: Mapping[str, Any], weights: str) -> Mapping[str, Tensor]:
+    state = content if "betas" in content else content.get(weights)
+    if not isinstance(state, Mapping) or not set(_SIGNS) <= state.keys():
+        there = [name for name in ("ema", "model") if recognise({name: content.get(name)})]
+        raise CheckpointError(
+            f"weights={weights!r} are not in the checkpoint; it has {' and '.join(there)}, choose one of them"
+        )
+    if odd := [key for key, value in state.items() if not isinstance(value, Tensor)]:
+        raise CheckpointError(
+            f"{odd[0]} of the checkpoint must be a tensor; got {type(state[odd[0]]).__name__}"
+        )
+    return state
+
+
+def _schedule(stored: Tensor) -> tuple[BetaTable, bool]:
+    """The table, and whether it is the package's cosine: then without the rounding of the stored one."""
+    exact = cosine_betas(len(stored), max_beta=_MAX_BETA)
+    if torch.equal(torch.tensor(exact, dtype=torch.float64).float(), stored.float()):
+        return BetaTable(exact), True
+    try:
+        return BetaTable(tuple(stored.double().tolist())), False
+    except InputError as error:
+        raise CheckpointError(f"the checkpoint's table of betas is none: {error}") from None
+
+
+def _check_clips(size: int, frames: int, fps: float, stride: int) -> None:
+    if size < 1 or size % stride:
+        raise InputError(f"size={size} must be a multiple of {stride}, by which the network shrinks frames")
+    if frames < 1 or not fps > 0:
+        raise InputError(f"frames={frames} and fps={fps} must be positive; try 10 and 8")

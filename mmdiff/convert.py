@@ -1,0 +1,170 @@
+"""Other projects' checkpoints, recognised by what is in them and turned into models of this one."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmdiff.errors import CheckpointError, InputError
+
+MAX_BYTES = 16 * 2**30
+_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of checkpoint.
+
+    Attributes
+    ----------
+    name : str
+        Of the project.
+    place : str
+        Module with ``recognise(content) -> bool`` and
+        ``build_model(content, weights, **options) -> (model, facts)``.
+    """
+
+    name: str
+    place: str
+
+    def recognise(self, content: Any) -> bool:
+        """Say whether a loaded file is of this kind."""
+        return bool(importlib.import_module(self.place).recognise(content))
+
+    @property
+    def builder(self) -> Callable[..., tuple[nn.Module, dict[str, Any]]]:
+        """What makes a model of a loaded file."""
+        function: Callable[..., tuple[nn.Module, dict[str, Any]]]
+        function = importlib.import_module(self.place).build_model
+        return function
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of what the builder can be told beyond the file."""
+        return tuple(inspect.signature(self.builder).parameters)[2:]
+
+
+FORMATS = (Format("video-diffusion-pytorch", "mmdiff.video.factorised_checkpoint"),)
+"""Tried in turn."""
+
+
+def convert(
+    path: str | Path, *, weights: Literal["ema", "model"] = "ema", **options: Any
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Read a checkpoint of another project.
+
+    Parameters
+    ----------
+    path : str or Path
+        File written by ``torch.save``. Nothing but tensors and plain values is read from it: no code runs.
+    weights : {"ema", "model"}
+        The averaged weights, or the latest, where both are there.
+    **options
+        What the file does not tell, by the names of the format's :attr:`Format.options`; those that are None
+        count as not given.
+
+    Returns
+    -------
+    model : nn.Module
+        Of a registered class, for :func:`mmdiff.hub.save_model`.
+    facts : dict
+        What was found and decided, as JSON values; ``format`` first.
+
+    Raises
+    ------
+    CheckpointError
+        The file cannot be read, holds something unsafe, or is of no known kind.
+    InputError
+        An option is not for this kind of checkpoint, or is out of range.
+
+    Examples
+    --------
+    >>> model, facts = convert("model-100.pt", size=32, frames=16)  # doctest: +SKIP
+    """
+    content = read_checkpoint(path)
+    kind = next((kind for kind in FORMATS if kind.recognise(content)), None)
+    if kind is None:
+        raise CheckpointError(
+            f"{path} is of no known kind ({', '.join(kind.name for kind in FORMATS)}): it holds {_summary(content)}"
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    if wrong := sorted(given.keys() - set(kind.options)):
+        raise InputError(
+            f"options={', '.join(wrong)} must be among those for {kind.name}: {', '.join(kind.options)}"
+        )
+    model, facts = kind.builder(content, weights, **given)
+    assumed = [name for name in ("size", "frames", "fps") if name in facts and name not in given]
+    return model, {"format": kind.name, **facts, "assumed": assumed}
+
+
+def read_checkpoint(path: str | Path, max_bytes: int = MAX_BYTES) -> Any:
+    """Read what ``torch.save`` wrote, on the CPU, without running code from it.
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing, too large, damaged, of another kind, holds more than tensors and plain values,
+        or claims larger tensors than it has bytes for.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or size > max_bytes:
+            raise CheckpointError(
+                f"{path} must be a file of at most {max_bytes} bytes; "
+                + (f"it has {size}" if path.is_file() else "it is a folder: give the file in it")
+            )
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None
+        )
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        KeyError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"cannot read {path} as a checkpoint: {reason}; it must be a file that torch.save wrote, "
+            "with tensors and plain values only"
+        ) from None
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
+    if claimed > size:
+        raise CheckpointError(
+            f"{path} claims tensors of {claimed} bytes and has {size}: it is damaged or made to fill memory"
+        )
+    return content
+
+
+def _tensors(content: Any, depth: int = _DEPTH) -> list[Tensor]:
+    """Tensors in nested mappings and lists, each storage's largest once."""
+    found: dict[int, Tensor] = {}
+    stack = [(content, depth)]
+    while stack:
+        value, left = stack.pop()
+        if isinstance(value, Tensor):
+            key = value.untyped_storage().data_ptr() or id(value)
+            if key not in found or found[key].numel() < value.numel():
+                found[key] = value
+        elif left and isinstance(value, (Mapping, list, tuple)):
+            stack += [(item, left - 1) for item in (value.values() if isinstance(value, Mapping) else value)]
+    return list(found.values())
+
+
+def _summary(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    names = [str(key)[:40] for key in content]
+    return f"{len(names)} entries, {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
