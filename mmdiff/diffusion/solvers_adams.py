@@ -26,6 +26,8 @@ from mmdiff.diffusion.solvers_rk import ClassicSteps
 
 Moments = npt.NDArray[np.float64]
 
+_MANY_STEPS = 30
+
 
 def deis(
     denoiser: DenoiserFn,
@@ -35,7 +37,7 @@ def deis(
     *,
     generator: Generators = None,
     callback: Callback | None = None,
-    order: int = 3,
+    order: int | None = None,
     frame: Frame = "line",
     start: Start = "low_order",
     **cond: Any,
@@ -48,8 +50,9 @@ def deis(
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
         As for the other samplers; deterministic, so the generator is not used.
-    order : {1, 2, 3, 4}
-        Number of estimates, and the order.
+    order : {1, 2, 3, 4}, optional
+        Number of estimates, and the order. By default 2 for fewer than 30 steps, where more extrapolation is
+        unsafe under guidance that pulls hard near the data, and else 3.
     frame : {"line", "noise"}
         Where the equation is integrated: "noise" is the paper's, ε̂ against σ/α; "line" integrates x̂0
         against α and ε̂ against σ, and keeps its order from α = 0 on.
@@ -68,6 +71,8 @@ def deis(
         The order, frame or start is unknown.
     """
     walk = Walk(denoiser, grid, schedule, callback, cond)
+    if order is None:
+        order = 2 if walk.steps < _MANY_STEPS else 3
     return _adams(walk, x, order, frame, start, exact=True)
 
 

@@ -187,7 +187,10 @@ WRONG = [
     ({"x_init": torch.zeros(1, 1, 3)}, r"x_init=\(1, 1, 3\)"),
     ({"dtype": torch.bfloat16}, r"dtype=torch.bfloat16 must be torch.float32"),
     ({"temperature": -1.0}, r"temperature=-1"),
-    ({"options": {"eta": 0.5}}, r"options=eta must be among those of sampler 'dpmpp_2m': it has none"),
+    (
+        {"sampler": "dpmpp_2m", "options": {"eta": 0.5}},
+        r"options=eta must be among those of sampler 'dpmpp_2m': it has none",
+    ),
     ({"sampler": "ddim", "options": {"eta": 2.0}}, r"eta=2.0 must be in \[0, 1\]"),
     ({"sampler": "heun", "options": {"frame": "x"}}, r"frame='x' must be one of 'line', 'noise'"),
     ({"sampler": "unipc", "options": {"order": 4}}, r"order=4 must be one of 1, 2, 3"),
