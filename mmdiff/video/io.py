@@ -58,7 +58,8 @@ class Clip(NamedTuple):
 class VideoInfo(NamedTuple):
     """What a video file holds.
 
-    ``frames`` as stored (None where only decoding would tell), ``seconds``, average ``fps``, ``width`` and
+    ``frames`` as stored (None where only decoding would tell), ``seconds``, ``fps`` (of a variable rate the
+    usual one where most pictures keep to one, else the average), ``width`` and
     ``height`` as displayed, after the clockwise ``rotation`` in degrees that the file asks for; whether it
     has ``sound``, a ``variable_rate`` or transparency (``alpha``); its ``container/codec``.
     """
@@ -119,8 +120,8 @@ def read(
         mp4, mkv, webm, mov, avi, gif, ...; a folder of images, shown in natural order; a series of images
         such as ``frame_%04d.png``; one image; or .npy / .npz, see :class:`mmdiff.video.stills.Array`.
     fps : float > 0, frames a second, optional
-        Frame rate of the clip. By default that of the file: every picture once, or for a variable rate its
-        average. Images have no rate of their own: all are read, at 25 by default.
+        Frame rate of the clip. By default that of the file: every picture once, or for a variable rate the
+        usual or average one, see :class:`VideoInfo`. Images have no rate of their own: all are read, at 25 by default.
     start : float >= 0, seconds
         Where to begin.
     frames : int > 0, optional

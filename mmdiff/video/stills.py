@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
+import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +26,11 @@ ARRAYS = (".npz", ".npy")
 DEFAULT_FPS = 25.0
 _KINDS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 _NUMBER = re.compile(r"%0?\d*d")
-_PIL_ERRORS = (UnidentifiedImageError, OSError, ValueError, SyntaxError)
-_ARRAY_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
+# what Pillow and NumPy raise on damaged files
+_ERRORS = (
+    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, MemoryError, NotImplementedError,
+    UnidentifiedImageError, struct.error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def is_pattern(path: Path) -> bool:
@@ -73,10 +80,7 @@ class Images:
     def picture(self, file: Path) -> np.ndarray:
         """Return an image upright in RGB, (H, W, 3), uint8 or, above 8 bits, uint16; transparent is black."""
         with _opened_image(file) as image:
-            try:
-                return _pixels(ImageOps.exif_transpose(image))
-            except _PIL_ERRORS as error:
-                raise damaged(file, f"it cannot be decoded ({error})") from None
+            return _pixels(ImageOps.exif_transpose(image))
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -104,7 +108,9 @@ def _natural(file: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def _opened_image(file: Path) -> Image.Image:
+@contextlib.contextmanager
+def _opened_image(file: Path) -> Iterator[Image.Image]:
+    """Open an image; what Pillow finds wrong with it, now or later in the block, is an InputError."""
     check_path(file)
     try:
         with warnings.catch_warnings():
@@ -112,12 +118,16 @@ def _opened_image(file: Path) -> Image.Image:
             image = Image.open(file, formats=_KINDS)
     except Image.DecompressionBombError:
         raise InputError(f"path={str(file)!r} has more than {MAX_PIXELS} pixels: scale it down") from None
-    except _PIL_ERRORS:
+    except _ERRORS:
         raise InputError(
             f"path={str(file)!r} is in no known image format, or damaged: use png or jpg"
         ) from None
-    check_pixels(file, *image.size)
-    return image
+    with image:
+        check_pixels(file, *image.size)
+        try:
+            yield image
+        except _ERRORS as error:
+            raise damaged(file, f"it cannot be decoded ({error})") from None
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
@@ -149,10 +159,7 @@ class Array:
         entries = _load(self.file)
         self._frames = _frames_first(self.file, _find_video(self.file, entries))
         self._low, self._high = _value_range(self.file, self._frames, entries)
-        stated = entries.get("fps")
-        rate = float(stated) if stated is not None and np.size(stated) == 1 else fps or DEFAULT_FPS
-        if not (np.isfinite(rate) and rate > 0):
-            raise damaged(self.file, f"it says fps={rate}")
+        rate = _number(self.file, entries, "fps") or fps or DEFAULT_FPS
         count, self.height, self.width = self._frames.shape[:3]
         check_pixels(self.file, self.width, self.height)
         self.timing = Timing(rate, False, EXACT, count, count / rate)
@@ -189,7 +196,7 @@ def _load(file: Path) -> dict[str, Any]:
             return {"video": np.load(file, mmap_mode="r", allow_pickle=False)}
         with np.load(file, allow_pickle=False) as archive:
             return dict(archive)
-    except _ARRAY_ERRORS as error:
+    except _ERRORS as error:
         raise damaged(file, f"it is no NumPy file of plain arrays ({error})") from None
 
 
@@ -222,7 +229,7 @@ def _value_range(file: Path, frames: np.ndarray, entries: dict[str, Any]) -> tup
     if frames.dtype == np.uint8:
         return 0.0, 255.0
     stated = entries.get("range")
-    if stated is not None and np.size(stated) == 2:
+    if stated is not None and np.shape(stated) == (2,) and stated[0] < stated[1]:
         return float(stated[0]), float(stated[1])
     low = min(float(frame.min()) for frame in frames)
     high = max(float(frame.max()) for frame in frames)
@@ -233,10 +240,23 @@ def _value_range(file: Path, frames: np.ndarray, entries: dict[str, Any]) -> tup
     return (-1.0, 1.0) if low < 0 else (0.0, 1.0 if high <= 1.5 else 255.0)
 
 
-def _sound(file: Path, entries: dict[str, Any]) -> tuple[np.ndarray, int] | None:
-    if "sound" not in entries or "sample_rate" not in entries:
+def _number(file: Path, entries: dict[str, Any], name: str) -> float | None:
+    """Return a positive number of the archive, or None where there is none of that name."""
+    if name not in entries:
         return None
-    wave, rate = np.asarray(entries["sound"], np.float32), int(entries["sample_rate"])
-    if wave.ndim != 2 or rate < 1:
-        raise InputError(f"path={str(file)!r}: sound.shape={wave.shape} must be (channels, samples)")
-    return wave, rate
+    array = np.asarray(entries[name])
+    if array.size != 1 or array.dtype.kind not in "iuf" or not 0 < array.item() < math.inf:
+        raise InputError(f"path={str(file)!r} says {name}={array}: it must be a positive number")
+    return float(array.item())
+
+
+def _sound(file: Path, entries: dict[str, Any]) -> tuple[np.ndarray, int] | None:
+    rate = _number(file, entries, "sample_rate")
+    if "sound" not in entries or rate is None:
+        return None
+    wave = np.asarray(entries["sound"])
+    if wave.ndim != 2 or wave.dtype.kind != "f":
+        raise InputError(
+            f"path={str(file)!r}: sound.shape={wave.shape} must be (channels, samples), floating"
+        )
+    return wave.astype(np.float32), round(rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
@@ -11,12 +12,17 @@ Picture = TypeVar("Picture")
 EXACT = 1e-6  # seconds, or parts of a frame: what floating point may spoil
 _NTSC = 1000 / 1001
 _MAX_GUESS = 1000  # frames a second
+_MOST = 0.8  # of the gaps between pictures that make a rate the usual one
+_JITTER = 0.05  # of a gap
+_COARSE = 8  # ticks a gap, from which on a difference of one is only rounding
+_NEAR = 0.005  # of a rate, to a whole number or to one of NTSC
 
 
 class Timing(NamedTuple):
     """How a film runs.
 
-    ``fps`` is the constant rate, or the average of a variable one. ``tolerance`` is by how much, in seconds,
+    ``fps`` is the constant rate; of a variable one the usual rate where most pictures keep to one, else the
+    average. ``tolerance`` is by how much, in seconds,
     a time stamp may be late because its container rounds. ``frames`` and ``seconds`` are None when not known.
     """
 
@@ -53,8 +59,9 @@ def measure(ticks: list[int], last: int, tick: float, hints: Iterable[float], co
     for rate in (float(round(average)), round(average / _NTSC) * _NTSC, *hints, average):
         if rate > 0 and _on_grid(ticks, rate * tick):
             return Timing(rate, False, EXACT, frames, len(ticks) / rate if complete else None)
-    seconds = span + (last * tick or 1 / average)
-    fps = len(ticks) / seconds
+    usual = _usual_rate(ticks, tick)
+    seconds = span + (last * tick or 1 / (usual or average))
+    fps = usual or len(ticks) / seconds
     return Timing(fps, True, EXACT + tick / 2, frames, seconds if complete else None)
 
 
@@ -62,6 +69,19 @@ def _on_grid(ticks: list[int], frames_per_tick: float) -> bool:
     """Say whether time stamps are those of a constant rate, rounded to ticks."""
     slack = 0.51 + 0.5 * (ticks[0] != 0)  # the first one may be rounded too
     return all(abs(k / frames_per_tick - (t - ticks[0])) <= slack for k, t in enumerate(ticks))
+
+
+def _usual_rate(ticks: list[int], tick: float) -> float | None:
+    """Return the rate of a film that is nearly constant, but for some jitter and pictures left out."""
+    gaps = sorted(later - earlier for earlier, later in itertools.pairwise(ticks))
+    usual = gaps[len(gaps) // 2]
+    slack = max(_JITTER * usual, usual >= _COARSE)
+    regular = [gap for gap in gaps if abs(gap - usual) <= slack]
+    if len(regular) < _MOST * len(gaps):
+        return None
+    rate = len(regular) / (sum(regular) * tick)
+    near = (float(round(rate)), round(rate / _NTSC) * _NTSC)
+    return next((known for known in near if abs(known - rate) < _NEAR * rate), rate)
 
 
 def at_times(

@@ -226,6 +226,18 @@ def test_variable_rates_are_read_by_time(tmp_path, name, fps):
     assert average.video.shape[1] / average.fps == pytest.approx(about.seconds, abs=1 / about.fps)
 
 
+def test_a_film_with_pictures_left_out_keeps_its_rate(tmp_path):
+    kept = [n for n in range(60) if n not in (7, 20, 21, 40)]
+    path = film(tmp_path / "a.mp4", [40 * n for n in kept])
+    about = io.info(path)
+    assert (about.variable_rate, about.fps, about.frames) == (True, 25.0, 56)
+    shown = numbers(io.read(path).video)
+    assert shown == [max(k for k, n in enumerate(kept) if n <= at) for at in range(60)]
+    shaken = [33 * n + n // 3 + (n % 4 == 1) for n in range(40)]
+    about = io.info(film(tmp_path / "b.mkv", shaken))
+    assert (about.variable_rate, about.fps) == (True, 30.0)
+
+
 def test_variable_rate_of_a_gif(tmp_path):
     frames = [Image.fromarray(picture(n)) for n in range(5)]
     delays = [100, 300, 50, 200, 500]
@@ -681,6 +693,8 @@ def test_arrays_of_every_layout_and_range(tmp_path):
         ({"video": np.zeros((0, 4, 4, 3))}, "\\(0, 4, 4, 3\\)"),
         ({"a": np.zeros((2, 4, 4, 3)), "b": np.zeros((2, 4, 4, 3))}, "name the pictures 'video'"),
         ({"video": np.zeros((2, 4, 4, 3)), "fps": 0.0}, "fps=0"),
+        ({"video": np.zeros((2, 4, 4, 3)), "fps": "fast"}, "fps=fast"),
+        ({"video": np.zeros((2, 4, 4, 3)), "sound": np.zeros(9), "sample_rate": 9}, "sound.shape"),
         ({"video": np.array([{}])}, "no NumPy file of plain arrays"),
     ],
 )
@@ -710,6 +724,16 @@ def test_too_much_is_refused_before_it_is_read(tmp_path):
         io.read(path, fps=1000, size=4000)
     with pytest.raises(InputError, match="use stream"):
         io.read(path, frames=10, size=8000, max_bytes=1 << 20)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.npz"])
+def test_damaged_images_and_arrays(tmp_path, name):
+    io.write(tmp_path / name, waves(1), 10)
+    content = (tmp_path / name).read_bytes()
+    for length in (len(content) // 2, len(content) - 60):
+        (tmp_path / name).write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"damaged"):
+            io.read(tmp_path / name)
 
 
 BAD = {
