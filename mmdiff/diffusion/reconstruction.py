@@ -6,13 +6,14 @@ to q then takes a known element to x_q = alpha_q y + sigma_q (x_p - alpha_p y) /
 (x - alpha y) / sigma for good, so x_t is alpha y + sigma eps with the eps it started from (at alpha = 0 the
 initial noise itself), and a step of ancestral sampling draws x_q from q(x_q | x_p, y), whose marginal is the
 same. So both are the papers' method, with noise that is constant, or that follows the forward process, in place
-of fresh noise at each step, which :class:`NoisedReplacement` draws. For normal data the mean of the result is the
-same in all three; fresh noise averages out over the steps, and spreads the result less.
+of fresh noise at each step, which :class:`NoisedReplacement` draws. For normal data fresh noise changes nothing
+in the mean of a sampler's results; it averages out over the steps, and spreads the results less.
 
-None of them is the conditional distribution: the unknown elements only see y through noise. For normal data the
-mean follows E[x0 | x_t] at alpha y, which answers y at the signal-to-noise ratio of t, not at once
-(2204.03458, section 3.1). Where two neighbours have correlation 0.9, that leaves the unknown one at half of
-its conditional mean in DDIM; corrections (:mod:`mmdiff.diffusion.solvers_corrector`) and above all guidance
+None of them is the conditional distribution: the unknown elements only see y through noise. For normal data
+their mean moves towards E[x0 | x_t] where the known elements of x_t are alpha y, an answer to y at the
+signal-to-noise ratio of t, and what is missed early is not made up for late (2204.03458, section 3.1). Beside
+two known elements in a chain of correlation 0.9, the next one reaches half of its conditional mean with DDIM and
+two thirds with ancestral sampling; corrections (:mod:`mmdiff.diffusion.solvers_corrector`) and above all guidance
 bring it near.
 """
 
