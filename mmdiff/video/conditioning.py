@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmdiff.errors import InputError
 from mmdiff.registry import register
+from mmdiff.video.small import enlarge
 
 
 class Told(NamedTuple):
@@ -174,7 +175,7 @@ class SmallClip(Conditioner):
     The value is (B, C + 1, f, h, w): the small clip in the network's own range, noised to the level σ in
     [0, 1] that its last channel holds (variance preserving: √(1-σ²) x + σ n). Training draws σ, so that the
     stage bears with the flaws of the stage before it (Ho et al. 2021, 2106.15282, section 4); sampling takes
-    a small one. The clip is enlarged by linear interpolation in time and space.
+    a small one. The clip is enlarged by :func:`mmdiff.video.small.enlarge`.
     """
 
     def __init__(self, channels: int = 3, width: int = 256, name: str = "small") -> None:
@@ -184,8 +185,7 @@ class SmallClip(Conditioner):
 
     def forward(self, value: Tensor, x: Tensor) -> Told:
         """Enlarge the clip; embed its noise level."""
-        size = tuple(x.shape[2:])
-        large = nn.functional.interpolate(value[:, :-1].float(), size, mode="trilinear", align_corners=False)
+        large = enlarge(value[:, :-1].float(), x.shape[2], (x.shape[3], x.shape[4]))
         sigma = value[:, -1].flatten(1).mean(1)
         return Told(vector=self.level(sigma[:, None])[:, None], planes=large)
 

@@ -19,7 +19,7 @@ from mmdiff.video.data import collate_clips
 from mmdiff.video.metrics.pictures import psnr, ssim
 from mmdiff.video.model import ClipModel
 from mmdiff.video.sheet import contact_sheet
-from mmdiff.video.stages import enlarge
+from mmdiff.video.small import enlarge
 from mmdiff.video.tasks import batch_conditions
 
 NOISE = (-1.0, 0.5, 2.0)

@@ -19,16 +19,14 @@ from mmdiff.video.digit_files import write_digits
 from mmdiff.video.digits import MovingDigits
 from mmdiff.video.items import VideoItem
 from mmdiff.video.model import ClipModel
+from mmdiff.video.small import enlarge, noised, shrink
 from mmdiff.video.stages import (
     WithKnown,
     WithSmall,
     draw_known,
-    enlarge,
     given_frames,
     make_conditioners,
-    noised,
     pixel_statistics,
-    shrink,
 )
 from mmdiff.video.tasks import ClipTask
 from mmdiff.video.unet import SpaceTimeUNet
@@ -109,7 +107,7 @@ def test_shrinking_and_linear_enlarging_give_a_linear_clip_back():
     video = (0.1 * frame - 0.02 * row + 0.03 * column)[None, None]
     small = shrink(video, 2, 2)
     assert small.shape == (1, 1, 5, 4, 6)
-    torch.testing.assert_close(enlarge(small, 9, (8, 12), 2)[..., 1:-1, 1:-1], video[..., 1:-1, 1:-1])
+    torch.testing.assert_close(enlarge(small, 9, (8, 12))[..., 1:-1, 1:-1], video[..., 1:-1, 1:-1])
     held = enlarge(small, 11, (8, 12), 2)
     torch.testing.assert_close(held[:, :, 9:], held[:, :, 8:9].expand(-1, -1, 2, -1, -1))
 
