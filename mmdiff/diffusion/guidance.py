@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mmdiff.diffusion.conditions import APART, joined, per_item, without_condition
 from mmdiff.diffusion.denoiser import SMALLEST_ALPHA, DenoiserFunction, per_item_time
@@ -209,32 +208,37 @@ def score_to_x0_factor(schedule: Schedule, t: Tensor, x: Tensor) -> Tensor:
     return torch.where(seen, levels.sigma**2 / torch.where(seen, levels.alpha, 1.0), 0.0)
 
 
-class _ConstantParameters(TorchFunctionMode):
-    """Show parameters to operations as constants: nothing is kept for gradients that nobody wants.
-
-    Parameters themselves are untouched, so other threads may train them. What an operation finds inside a list
-    stays as it is, which costs memory only.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        return func(*map(_constant, args), **{name: _constant(value) for name, value in kwargs.items()})
-
-
-def _constant(value: Any) -> Any:
-    return value.detach() if isinstance(value, nn.Parameter) else value
+@contextmanager
+def gradients_on() -> Iterator[None]:
+    """Record gradients here even when the caller samples under ``no_grad`` or ``inference_mode``."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 @contextmanager
-def gradients_on() -> Iterator[None]:
-    """Record gradients here, for tensors but not for parameters, whatever the caller does.
+def constant_parameters(denoiser: object) -> Iterator[None]:
+    """Keep nothing here for gradients by the parameters of the modules in a denoiser and its wrappers.
 
-    It may sample under ``no_grad`` or ``inference_mode``.
+    Afterwards the parameters are as before. Modules in training mode are left alone: somebody may train them in
+    another thread.
     """
-    with torch.inference_mode(False), torch.enable_grad(), _ConstantParameters():
+    modules = [module for whole in _modules_in(denoiser) for module in whole.modules() if not module.training]
+    held = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
         yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
+
+
+def _modules_in(denoiser: object) -> Iterator[nn.Module]:
+    if isinstance(denoiser, nn.Module):
+        yield denoiser
+    elif is_dataclass(denoiser):
+        for field in fields(denoiser):
+            yield from _modules_in(getattr(denoiser, field.name))
 
 
 def fresh_leaf(x: Tensor) -> Tensor:

@@ -27,7 +27,13 @@ from torch import Tensor
 
 from mmdiff.diffusion.conditions import per_item
 from mmdiff.diffusion.denoiser import SMALLEST_ALPHA, DenoiserFunction, per_item_time
-from mmdiff.diffusion.guidance import fresh_leaf, gradients_on, score_to_x0_factor, usable
+from mmdiff.diffusion.guidance import (
+    constant_parameters,
+    fresh_leaf,
+    gradients_on,
+    score_to_x0_factor,
+    usable,
+)
 from mmdiff.diffusion.linear_solve import item_dot
 from mmdiff.diffusion.measurement import Measurement
 from mmdiff.diffusion.process import expand
@@ -133,7 +139,7 @@ class ReconstructionGuidance:
 
     Notes
     -----
-    Costs one backward pass of the denoiser a call, which keeps nothing for gradients of its parameters. The
+    Costs one backward pass of the denoiser a call, which keeps nothing for gradients by its parameters. The
     result lets no gradient through.
 
     With C = (sigma^2 / alpha) dx0/dx, which for an exact denoiser is the covariance of x0 given x_t, "covariance"
@@ -184,7 +190,7 @@ class ReconstructionGuidance:
             The denoiser is not differentiable in x, or y does not fit.
         """
         t = per_item_time(t, x)
-        with gradients_on():
+        with gradients_on(), constant_parameters(self.denoiser):
             leaf = fresh_leaf(x)
             x0 = self.denoiser(leaf, usable(t), **{name: usable(value) for name, value in cond.items()})
             if not x0.requires_grad:
