@@ -151,7 +151,7 @@ class _FFmpegSound:
         self.file = file
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
         try:
-            self._container = av.open(str(file), format=container_format, options=options)
+            self._container = av.open(str(file), format=container_format, container_options=options)
         except _AV_ERRORS:
             raise InputError(
                 f"path={str(file)!r} is in no known sound format, or damaged: "

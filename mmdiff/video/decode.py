@@ -61,8 +61,6 @@ class Movie:
         Clockwise turn that the file asks for and :meth:`picture` applies.
     alpha, sound : bool
         Whether pictures have transparency, and whether there is a sound track.
-    sound_lead : float, seconds
-        By how much the sound begins before the pictures.
     codec : str
         ``container/codec``.
     """
@@ -98,15 +96,8 @@ class Movie:
         self.width, self.height = self._stored[::-1] if turned else self._stored
         check_pixels(self.file, self.width, self.height)
         self.alpha = _has_alpha(first.format)
-        self.sound, self.sound_lead = self._measure_sound()
+        self.sound = bool(self._container.streams.audio)
         self.codec = f"{self._format}/{self._stream.codec_context.name}"
-
-    def _measure_sound(self) -> tuple[bool, float]:
-        tracks = self._container.streams.audio
-        if not tracks or tracks[0].start_time is None:
-            return bool(tracks), 0.0
-        begins = tracks[0].start_time * tracks[0].time_base
-        return True, float(self._origin * self._stream.time_base - begins)
 
     @property
     def _format(self) -> str:
@@ -155,6 +146,16 @@ class Movie:
         if deep:
             pixels = _to_full_scale(pixels, frame)
         return self._turn(over_black(pixels) if alpha else pixels)
+
+    def sound_lead(self) -> float:
+        """Return by how many seconds the sound begins before the pictures."""
+        container, _ = _open(self.file)
+        with container, contextlib.suppress(*AV_ERRORS):
+            # decoded, because a track's own start may count what decoders leave out
+            for frame in container.decode(container.streams.audio[0]):
+                if frame.pts is not None:
+                    return float(self._origin * self._stream.time_base - frame.pts * frame.time_base)
+        return 0.0
 
     def close(self) -> None:
         """Release the file."""
@@ -256,7 +257,7 @@ def _open(file: Path) -> tuple[Any, Any]:
     """Return the container and its first real picture track."""
     try:
         options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-        container = av.open(str(file), options=options)
+        container = av.open(str(file), container_options=options)
     except AV_ERRORS:
         raise InputError(
             f"path={str(file)!r} is in no known video format, or damaged or cut short: "

@@ -135,7 +135,7 @@ def sound_under(
         wave, rate = source.track
         first = round(start * rate)
         return _exactly(torch.from_numpy(wave[:, first:]), round(seconds * rate)), rate
-    ahead = source.sound_lead if isinstance(source, Movie) else 0.0
+    ahead = source.sound_lead() if isinstance(source, Movie) else 0.0
     with decode.opened(path) as track:
         rate = track.sample_rate
         first, length = round((start + ahead) * rate), round(seconds * rate)

@@ -6,6 +6,7 @@ import contextlib
 import math
 import re
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -29,7 +30,7 @@ _NUMBER = re.compile(r"%0?\d*d")
 # what Pillow and NumPy raise on damaged files
 _ERRORS = (
     OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, MemoryError, NotImplementedError,
-    UnidentifiedImageError, struct.error, zlib.error, zipfile.BadZipFile,
+    RuntimeError, UnidentifiedImageError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 
 
