@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mmdiff.audio.vocoder import Vocoder
-
 __version__ = "0.1.0"
 
 
-def load(source: str | Path, device: str | None = None, dtype: str | None = None) -> Vocoder:
+def load(source: str | Path, device: str | None = None, dtype: str | None = None) -> Any:
     """Load a model as a pipeline ready to call.
 
     Parameters
@@ -26,12 +24,14 @@ def load(source: str | Path, device: str | None = None, dtype: str | None = None
 
     Returns
     -------
-    Vocoder
+    Vocoder or ClipGenerator
+        Whichever suits the model: :class:`mmdiff.audio.vocoder.Vocoder` makes sound,
+        :class:`mmdiff.video.generator.ClipGenerator` makes clips.
 
     Raises
     ------
     InputError
-        There is no such model, device or dtype.
+        There is no such model, device or dtype, or the model is no generative one.
     CheckpointError
         The folder is broken or needs another version of mmdiff.
 
@@ -39,13 +39,23 @@ def load(source: str | Path, device: str | None = None, dtype: str | None = None
     --------
     >>> voc = load("vocoder-16k")
     >>> wave = voc(mel, seed=0)  # doctest: +SKIP
+    >>> gen = load("clips-32")  # doctest: +SKIP
+    >>> clip = gen("a seven moving left", seed=0)  # doctest: +SKIP
     """
-    from mmdiff.audio.vocoder import Vocoder  # a moment's import that `mmdiff --help` does not pay for
     from mmdiff.audio.vocoder_model import VocoderModel
     from mmdiff.errors import InputError
     from mmdiff.hub import load_model
 
     model = load_model(source)
-    if not isinstance(model, VocoderModel):
-        raise InputError(f"source={str(source)!r} holds a {type(model).__name__}, which is no vocoder")
-    return Vocoder(model, device, dtype)
+    if isinstance(model, VocoderModel):  # who wants a vocoder need not import video
+        from mmdiff.audio.vocoder import Vocoder
+
+        return Vocoder(model, device, dtype)
+    from mmdiff.video.generator import ClipGenerator
+    from mmdiff.video.model import ClipModel
+
+    if not isinstance(model, ClipModel):
+        raise InputError(
+            f"source={str(source)!r} holds a {type(model).__name__}, which is neither a vocoder nor a model of clips"
+        )
+    return ClipGenerator(model, device, dtype)

@@ -9,12 +9,15 @@ from mmdiff.commands.dispatch import dispatch
 
 COMMANDS = {
     "vocode": "mmdiff.commands.vocode:vocode",
+    "clip": "mmdiff.commands.clip:clip",
     "mel": "mmdiff.commands.mel:mel",
     "recipes": "mmdiff.commands.recipes:recipes",
     "cp": "mmdiff.commands.recipes:cp",
     "run": "mmdiff.commands.recipes:run",
     "fetch": "mmdiff.commands.fetch:fetch",
     "evaluate": "mmdiff.commands.evaluate:evaluate",
+    "bench": "mmdiff.commands.bench:bench",
+    "convert": "mmdiff.commands.convert:convert",
     "info": "mmdiff.commands.info:info",
 }
 """Where each command's function is. It is imported when asked for, and imports torch when called."""

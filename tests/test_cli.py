@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from mmdiff.parsing import build_parser, describe
 SURFACE = {
     "vocode": "IN --out --model --steps --sampler --seed --temperature --mel-preset --device --dtype --plot "
     "--json",
+    "clip": "PROMPT --out --model --prompts --num --seed --frames --size --fps --steps --sampler --guidance "
+    "--continue-from --keyframes --places --inpaint --mask --outpaint --margins --upscale --factor --loop --method "
+    "--plot --device --dtype --json",
     "mel": "IN --out --preset --format",
     "recipes": "",
     "cp": "NAME DEST --overwrite",
@@ -22,6 +26,8 @@ SURFACE = {
     "fetch": "NAME FOLDER --debs",
     "evaluate": "REFERENCE ESTIMATE --model --split --steps --mel-presets --seeds --measures --limit "
     "--no-baselines --device --dtype --out --json",
+    "bench": "WHAT --size --frames --dim --batch --repeats --threads --dtype --json",
+    "convert": "FILE --out --weights --size --frames --fps --groups --dynamic-threshold --half --json",
     "info": "--json",
 }
 """All there is to know by heart. Think twice before this grows."""
@@ -58,7 +64,7 @@ def test_help_explains_every_option_and_gives_examples_that_parse(name):
     examples = [line.strip() for line in parser.epilog.splitlines()[1:]]
     assert examples
     for example in examples:
-        words = example.split()
+        words = shlex.split(example)
         assert words[0] == "mmdiff"
         example_parser = _parser(words[1])
         example_parser.parse_args(words[2:3] if words[1] == "run" else words[2:])
@@ -73,7 +79,7 @@ def test_overview_lists_the_commands_and_does_not_load_torch(mmdiff_process):
         "import sys; from mmdiff.cli import main; status = main(sys.argv[1:]); "
         "assert not {'torch', 'librosa', 'matplotlib'} & set(sys.modules); sys.exit(status)"
     )
-    for arguments in (["--help"], ["vocode", "--help"], ["recipes"], ["run", "--help"]):
+    for arguments in (["--help"], ["vocode", "--help"], ["clip", "--help"], ["recipes"], ["run", "--help"]):
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.DEVNULL)
 
 

@@ -80,15 +80,16 @@ def evaluate(
         return 0
     if seeds < 1 or not steps or min(steps) < 1 or (limit is not None and limit < 1):
         raise InputError(f"seeds={seeds}, steps={steps} and limit={limit} must be positive")
-    import mmdiff
     from mmdiff.audio.evaluate import evaluate_vocoder
     from mmdiff.audio.mel import PRESETS, preset
+    from mmdiff.audio.vocoder import Vocoder
+    from mmdiff.commands.pipelines import load_pipeline
 
     recordings = _recordings(reference, split, limit)
     files = [path for path in recordings if _readable(path)]
     names = list(PRESETS) if mel_presets == ["all"] else mel_presets
     specs = {name: preset(name) for name in names}
-    voc = mmdiff.load(model, device, dtype)
+    voc = load_pipeline(Vocoder, model, device, dtype)
     title = Path(model).name
     shared: dict[str, Any] = {"seeds": range(seeds), "measures": measures}
     scores = evaluate_vocoder(voc, files, steps, baselines=not no_baselines, name=title, **shared)

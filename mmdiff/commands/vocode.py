@@ -87,9 +87,10 @@ def vocode(
 
     jobs = plan(inputs, out, accepts=SUFFIXES | MEL_SUFFIXES, writes=SOUND, tag="vocoded")
     settings = _settings(steps, sampler, seed, temperature, mel_preset)
-    import mmdiff
+    from mmdiff.audio.vocoder import Vocoder
+    from mmdiff.commands.pipelines import load_pipeline
 
-    voc = mmdiff.load(model, device, dtype)
+    voc = load_pipeline(Vocoder, model, device, dtype)
     failures = sum(not _one(voc, job, settings, plot, json) for job in jobs)
     if failures and len(jobs) > 1:
         failed(f"{failures} of {len(jobs)} inputs; the others are done")

@@ -1,0 +1,219 @@
+"""Where ``mmdiff clip`` writes: files for clips, a contact sheet for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mmdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILMS = (".mp4", ".webm", ".mkv", ".mov", ".m4v", ".gif", ".npz")
+SHOWN = 16  # frames of a clip on a contact sheet
+_NAME = 60  # characters of a prompt that a file name takes
+
+
+class Result(NamedTuple):
+    """One clip that was made; ``path`` is None where only a contact sheet was asked for."""
+
+    path: Path | None
+    prompt: str | None
+    seed: int
+    elapsed: float
+    evaluations: int
+
+
+def plan_outputs(
+    out: str | None,
+    prompts: Sequence[str | None],
+    inputs: Sequence[Path],
+    tag: str | None,
+    plot: str | None,
+    list_file: str | None,
+    frames: int,
+) -> Outputs:
+    """Name the results.
+
+    Parameters
+    ----------
+    out : str, optional
+        As the user said.
+    prompts : sequence of str or None
+        Of each clip.
+    inputs : sequence of Path
+        Files that were read.
+    tag : str, optional
+        What default names of edited videos are marked with.
+    plot : str, optional
+        Contact sheet beside.
+    list_file : str, optional
+        Text file of the prompts.
+    frames : int
+        Of a clip.
+
+    Raises
+    ------
+    InputError
+        A result would replace an input or another result, or a name does not fit.
+    """
+    target = None if out is None else Path(out).expanduser()
+    suffix = "" if target is None else target.suffix.lower()
+    single = len(prompts) == 1
+    sheets = [] if plot is None else [Path(plot).expanduser()]
+    clips: list[Path | None]
+    if target is None:
+        clips = list(_numbered([_default(text, inputs, tag) for text in prompts], ".mp4"))
+    elif "%" in target.name or (suffix == ".png" and single and frames == 1):
+        if not single:
+            raise InputError(f"out={out!r} is for one clip, but there are {len(prompts)}: name a folder")
+        clips = [target]
+    elif suffix == ".png":
+        clips, sheets = [None] * len(prompts), [target, *sheets]
+    elif suffix in FILMS and not target.is_dir():
+        clips = [target] if single else list(_numbered([target.with_suffix("")] * len(prompts), suffix))
+    elif suffix and not target.is_dir():
+        raise InputError(f"out={out!r} must be a folder or end in {', '.join((*FILMS, '.png'))}")
+    else:
+        clips = list(_numbered([target / _default(text, inputs, tag).name for text in prompts], ".mp4"))
+    if any(sheet.suffix.lower() != ".png" for sheet in sheets):
+        raise InputError(f"plot={plot!r} must end in .png")
+    listed = [] if list_file is None else [Path(list_file)]
+    _refuse_replacing([*filter(None, clips), *sheets], [*inputs, *listed])
+    return Outputs(tuple(clips), tuple(sheets))
+
+
+def _default(prompt: str | None, inputs: Sequence[Path], tag: str | None) -> Path:
+    if inputs and tag:
+        return inputs[0].with_name(f"{inputs[0].stem.split('%')[0] or 'clip'}.{tag}")
+    return Path(re.sub(r"[^\w.]+", "-", prompt or "")[:_NAME].strip("-._").lower() or "clip")
+
+
+def _numbered(stems: list[Path], suffix: str) -> Iterator[Path]:
+    """Add the suffix; number what would have the same name."""
+    count, seen = Counter(stems), Counter[Path]()
+    for stem in stems:
+        name = stem.name if count[stem] == 1 else f"{stem.name}-{seen[stem]}"
+        seen[stem] += 1
+        yield stem.with_name(f"{name}{suffix}")
+
+
+def _refuse_replacing(targets: Sequence[Path], inputs: Sequence[Path]) -> None:
+    given = {os.path.realpath(path) for path in inputs}
+    count = Counter(os.path.realpath(path) for path in targets)
+    for path in targets:
+        if os.path.realpath(path) in given:
+            raise InputError(f"out: {str(path)!r} is an input and would be replaced; choose another name")
+        if count[os.path.realpath(path)] > 1:
+            raise InputError(f"out: {str(path)!r} would be written twice; choose another name")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Names of everything that is written.
+
+    Attributes
+    ----------
+    clips : tuple of Path or None
+        One for each clip.
+    pictures : tuple of Path
+        Contact sheets of all of them.
+    """
+
+    clips: tuple[Path | None, ...]
+    pictures: tuple[Path, ...]
+
+    @contextlib.contextmanager
+    def files(
+        self, first: int, count: int, fps: float, size: tuple[int, int], sound: tuple[Tensor, int] | None
+    ) -> Iterator[Films]:
+        """Open the files of ``count`` clips; they get their names when the block ends well."""
+        from mmdiff.video import io
+
+        with contextlib.ExitStack() as stack:
+            writers: list[tuple[Any, bool]] = []
+            for path in self.clips[first : first + count]:
+                if path is None:
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                heard = sound is not None and path.suffix.lower() in FILMS and path.suffix.lower() != ".gif"
+                rate = (
+                    {} if sound is None or not heard else {"sample_rate": sound[1], "channels": len(sound[0])}
+                )
+                writers.append((stack.enter_context(io.writer(path, fps, size, **rate)), heard))
+            yield Films(self.clips[first : first + count], writers, fps, sound)
+
+    @contextlib.contextmanager
+    def sheet(self, titles: Sequence[str], frames: int) -> Iterator[Strips]:
+        """Collect frames for the contact sheets, which are written when the block ends well."""
+        strips = Strips(len(titles) if self.pictures else 0, frames)
+        yield strips
+        for path in self.pictures:
+            from mmdiff.video.sheet import save_sheet
+
+            save_sheet(path, strips.videos(), titles)
+
+
+class Films:
+    """Clips being written side by side."""
+
+    def __init__(
+        self,
+        paths: tuple[Path | None, ...],
+        writers: list[tuple[Any, bool]],
+        fps: float,
+        sound: tuple[Tensor, int] | None,
+    ) -> None:
+        self.paths, self._writers, self._fps, self._sound = paths, writers, fps, sound
+        self._written = 0
+
+    def write(self, block: Tensor) -> None:
+        """Append frames (B, C, f, H, W), with their sound."""
+        begin, self._written = self._written, self._written + block.shape[2]
+        for video, (writer, heard) in zip(block, self._writers, strict=bool(self._writers)):
+            writer.write(video)
+            if self._sound is not None and heard:
+                wave, rate = self._sound
+                low, high = (round(n / self._fps * rate) for n in (begin, self._written))
+                if low < wave.shape[1]:
+                    writer.write(sound=wave[:, low:high])
+
+
+class Strips:
+    """Evenly spaced frames of clips, as they come in.
+
+    Parameters
+    ----------
+    clips : int
+        How many are shown.
+    frames : int
+        Their length.
+    """
+
+    def __init__(self, clips: int, frames: int) -> None:
+        count = min(frames, SHOWN)
+        self._wanted = {round(n * (frames - 1) / max(1, count - 1)) for n in range(count)}
+        self._shown: list[list[Tensor]] = [[] for _ in range(clips)]
+        self._passed: Counter[int] = Counter()
+
+    def add(self, block: Tensor, first: int) -> None:
+        """Look at the next frames (B, C, f, H, W) of clip ``first`` and those after it."""
+        begin = self._passed[first]
+        self._passed[first] += block.shape[2]
+        chosen = [n for n in range(block.shape[2]) if begin + n in self._wanted]
+        if self._shown and chosen:
+            for i, video in enumerate(block):
+                self._shown[first + i].append(video[:, chosen].clone())
+
+    def videos(self) -> list[Tensor]:
+        """The frames of each clip, (C, F, H, W)."""
+        import torch
+
+        return [torch.cat(parts, 1) for parts in self._shown]

@@ -1,0 +1,262 @@
+"""What ``mmdiff clip`` reads: prompts, videos and pictures, brought to what the model works on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdiff.errors import InputError
+from mmdiff.video import edits, io
+from mmdiff.video.edits import Edit
+from mmdiff.video.generator import ClipGenerator
+from mmdiff.video.request import stride
+
+TAGS = {
+    "continue_from": "continued",
+    "keyframes": "between",
+    "inpaint": "inpainted",
+    "outpaint": "outpainted",
+    "upscale": "upscaled",
+}
+"""What default names are marked with, for each task."""
+_NEEDS = {"mask": "inpaint", "places": "keyframes", "margins": "outpaint"}
+_NEAR = 2.5  # times the area of training clips, that a video's own size may have
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was read.
+
+    Attributes
+    ----------
+    edit : Edit
+        The video to be made, and what is known of it.
+    files : tuple of Path
+        The user's.
+    tag : str or None
+        For default names.
+    fps : float
+        Of the result.
+    sound : (Tensor (channels, samples), int Hz) or None
+        Of the result.
+    notes : tuple of str
+    """
+
+    edit: Edit
+    files: tuple[Path, ...]
+    tag: str | None
+    fps: float
+    sound: tuple[Tensor, int] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_prompts(prompt: str | None, file: str | None) -> list[str | None]:
+    """Prompts of the command line, or of a text file's lines.
+
+    Raises
+    ------
+    InputError
+        Both are given, or the file cannot be read or is empty.
+    """
+    if file is None:
+        return [prompt]
+    if prompt is not None:
+        raise InputError(f"prompt={prompt!r} and prompts={file!r} must not both be given; keep one")
+    try:
+        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"prompts={file!r} cannot be read as text: {error}") from None
+    texts: list[str | None] = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise InputError(f"prompts={file!r} must have at least one line of text")
+    return texts
+
+
+def read_size(size: str | None) -> tuple[int, int] | None:
+    """Height and width of "32" or "32x48"."""
+    if size is None:
+        return None
+    sides = size.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise InputError(f"size={size!r} must be a number of pixels, or height x width such as 32x48")
+    return int(sides[0]), int(sides[-1])
+
+
+def read_source(
+    gen: ClipGenerator,
+    tasks: Mapping[str, str | list[str] | None],
+    more: Mapping[str, Any],
+    frames: int | None,
+    size: str | None,
+    fps: float | None,
+) -> Source:
+    """Read what is given and say what is to be made.
+
+    Parameters
+    ----------
+    gen : ClipGenerator
+    tasks : mapping
+        File or files of each of :data:`TAGS`; one at most.
+    more : mapping
+        ``mask``, ``places``, ``margins``, ``factor``.
+    frames, size, fps
+        As the user said.
+
+    Raises
+    ------
+    InputError
+        Options do not go together, or a file cannot be used.
+    """
+    chosen = [name for name, value in tasks.items() if value]
+    if len(chosen) > 1:
+        raise InputError(
+            f"{' and '.join(map(_option, chosen))} must not be given together; do one after the other"
+        )
+    for name, task in _NEEDS.items():
+        if more[name] and task not in chosen:
+            raise InputError(f"{_option(name)} must come with {_option(task)}")
+    wanted, rate = read_size(size), gen.fps if fps is None else fps
+    if not chosen:
+        length = gen.model.frames if frames is None else frames
+        return Source(edits.blank(length, wanted or _trained(gen)), (), None, rate)
+    task = chosen[0]
+    if frames is not None and task not in ("continue_from", "keyframes"):
+        raise InputError(f"frames={frames} must be left out with {_option(task)}: the video decides")
+    if task == "keyframes":
+        return _read_keyframes(gen, list(tasks[task] or ()), more["places"], frames, wanted, rate)
+    path = Path(str(tasks[task])).expanduser()
+    if task == "upscale" and fps is None:
+        rate = io.info(path).fps
+    video, sound, notes = _read_video(gen, path, wanted, rate, fps is None, own_size=task == "upscale")
+    source = Source(edits.blank(1, (1, 1)), (path,), TAGS[task], rate, sound, notes)
+    return _edited(gen, source, task, video, more, frames)
+
+
+def _edited(
+    gen: ClipGenerator, source: Source, task: str, video: Tensor, more: Mapping[str, Any], frames: int | None
+) -> Source:
+    files, rate, sound = source.files, source.fps, source.sound
+    if task == "continue_from":
+        edit = edits.continuation(video, gen.model.frames if frames is None else frames)
+    elif task == "inpaint":
+        if not more["mask"]:
+            raise InputError("--inpaint must come with --mask: a picture or video, white where to paint")
+        files = (*files, Path(more["mask"]).expanduser())
+        paint = _read_mask(files[-1], video, rate)
+        if not paint.any():
+            raise InputError(f"mask={more['mask']!r} must be white somewhere: that is where to paint")
+        edit = edits.inpainting(video, paint)
+    elif task == "outpaint":
+        margins = _margins(more["margins"])
+        edit = edits.outpainting(video, **margins)
+        if sound is not None and margins["before"]:
+            silence = sound[0].new_zeros(len(sound[0]), round(margins["before"] / rate * sound[1]))
+            sound = (torch.cat((silence, sound[0]), 1), sound[1])
+    else:
+        factor = list(more["factor"])
+        if len(factor) > 2:
+            raise InputError(
+                f"factor={factor} must be one number for height and width, and one for the frame rate"
+            )
+        edit = edits.enlargement(video, *factor)
+        rate *= edit.time_factor
+    return Source(edit, files, source.tag, rate, sound, source.notes)
+
+
+def _read_video(
+    gen: ClipGenerator,
+    path: Path,
+    size: tuple[int, int] | None,
+    fps: float,
+    remark_rate: bool,
+    own_size: bool,
+) -> tuple[Tensor, tuple[Tensor, int] | None, tuple[str, ...]]:
+    """Pictures (C, F, H, W) uint8, sound, and what was done to them."""
+    about = io.info(path)
+    own = (about.height, about.width)
+    notes = []
+    if size is None:
+        size = own if own_size or _suits(gen, own) else _trained(gen)
+        if size != own:
+            notes.append(
+                f"{path.name} is {own[0]}x{own[1]}: read at {size[0]}x{size[1]}, cut to fit; choose with --size"
+            )
+    if remark_rate and abs(about.fps - fps) > 1e-3 and about.frames != 1:
+        notes.append(f"{path.name} has {about.fps:g} frames a second: read at {fps:g}; choose with --fps")
+    clip = io.read(path, fps=fps, size=size, sound=True, dtype=torch.uint8)
+    sound = None
+    if clip.sound is not None and clip.sample_rate is not None:
+        wave = clip.sound if len(clip.sound) <= 2 else clip.sound.mean(0, keepdim=True)
+        sound = (wave, clip.sample_rate)
+    return _channels(gen, clip.video), sound, tuple(notes)
+
+
+def _read_keyframes(
+    gen: ClipGenerator,
+    names: Sequence[str],
+    places: Sequence[int],
+    frames: int | None,
+    size: tuple[int, int] | None,
+    fps: float,
+) -> Source:
+    files = tuple(Path(name).expanduser() for name in names)
+    if size is None:
+        about = io.info(files[0])
+        own = (about.height, about.width)
+        size = own if _suits(gen, own) else _trained(gen)
+    pictures = [_channels(gen, io.read(file, frames=1, size=size, dtype=torch.uint8).video) for file in files]
+    if frames is None:
+        frames = max(gen.model.frames, len(files), *(place + 1 for place in places))
+    edit = edits.between(torch.cat(pictures, 1), frames, list(places) or None)
+    return Source(edit, files, TAGS["keyframes"], fps)
+
+
+def _read_mask(path: Path, video: Tensor, fps: float) -> Tensor:
+    """Where to paint, (1, 1 or F, H, W) of bool."""
+    length, size = video.shape[1], (int(video.shape[2]), int(video.shape[3]))
+    about = io.info(path)
+    rate = None if about.frames == 1 else fps
+    white = io.read(path, fps=rate, frames=length, size=size, fit="stretch", dtype=torch.uint8).video
+    if white.shape[1] not in (1, length):
+        raise InputError(
+            f"mask={str(path)!r} has {white.shape[1]} frames at {fps:g} a second, the video {length}: give a picture, "
+            "or a mask as long as the video"
+        )
+    return white.amax(0, keepdim=True) >= 128
+
+
+def _margins(given: Sequence[int]) -> dict[str, int]:
+    sides = ("left", "right", "top", "bottom", "before", "after")
+    if len(given) not in (1, 4, 6):
+        raise InputError(
+            f"margins={list(given)} must be 1 number for all sides, 4 for {', '.join(sides[:4])}, or 6 with frames "
+            "before and after"
+        )
+    return dict(zip(sides, list(given) * 4 if len(given) == 1 else given, strict=False)) | (
+        {"before": 0, "after": 0} if len(given) == 1 else {}
+    )
+
+
+def _suits(gen: ClipGenerator, size: tuple[int, int]) -> bool:
+    unit, trained = stride(gen.model), gen.model.size[0] * gen.model.size[1]
+    return not any(side % unit for side in size) and trained / _NEAR < size[0] * size[1] < _NEAR * trained
+
+
+def _trained(gen: ClipGenerator) -> tuple[int, int]:
+    height, width = gen.model.size
+    return height, width
+
+
+def _channels(gen: ClipGenerator, video: Tensor) -> Tensor:
+    if gen.model.channels == 1:
+        return video.float().mean(0, keepdim=True).round().to(torch.uint8)
+    return video
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,292 @@
+"""The clip pipeline: a sentence, or part of a video, in; a video of any length out, whatever the model behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
+from mmdiff.errors import InputError
+from mmdiff.progress import track
+from mmdiff.video import edits
+from mmdiff.video.drawing import Drawing, method_of
+from mmdiff.video.edits import Edit
+from mmdiff.video.long import Lengths, Plan, extend, plan
+from mmdiff.video.model import ClipModel
+from mmdiff.video.request import Prompt, Request, Sampling, make_request
+
+
+class ClipGenerator:
+    """Make clips, and go on with, fill, widen or sharpen given ones, with a diffusion model.
+
+    Parameters
+    ----------
+    model : ClipModel
+    device : str, optional
+        Default: the fastest there is.
+    dtype : {"auto", "float32", "bfloat16", "float16"}, optional
+        Of the network's matrix products.
+
+    Attributes
+    ----------
+    notes : list of str
+        What there is to know about the latest call, such as words the model never learned; also raised as
+        warnings.
+    evaluations : int
+        Network evaluations of each clip in the latest call, guidance counting double; the backward passes of
+        reconstruction guidance are not counted.
+
+    Examples
+    --------
+    >>> import mmdiff
+    >>> gen = mmdiff.load("clips-32")  # doctest: +SKIP
+    >>> gen("a seven moving left", steps=20, seed=0).shape  # doctest: +SKIP
+    torch.Size([1, 3, 16, 32, 32])
+    """
+
+    def __init__(self, model: ClipModel, device: str | None = None, dtype: str | None = None) -> None:
+        self.device = pick_device(device)
+        self.model = model.to(self.device).eval()
+        set_compute_dtype(self.model, pick_compute_dtype(self.device, dtype))
+        self.notes: list[str] = []
+        self.evaluations = 0
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of the clips made."""
+        return self.model.fps
+
+    def __call__(
+        self,
+        prompt: Prompt = None,
+        *,
+        edit: Edit | None = None,
+        frames: int | None = None,
+        size: int | tuple[int, int] | None = None,
+        seed: int | Sequence[int] = 0,
+        num: int = 1,
+        loop: bool = False,
+        batch: int = 8,
+        progress: bool = False,
+        **settings: Any,
+    ) -> Tensor:
+        """Generate clips.
+
+        Parameters
+        ----------
+        prompt : str, or sequence of str or None, optional
+            What the clips show; None leaves it to the model.
+        edit : Edit, optional
+            What is known of the result, instead of ``frames`` and ``size``: see :mod:`mmdiff.video.edits`.
+        frames : int > 0, optional
+            Length; default: that of the clips the model was trained on. Longer videos are made in blocks.
+        size : int or (height, width), optional
+            In pixels; default: that of the training clips.
+        seed : int or sequence of B int
+            One for each clip, or the first one's (the others count on). A clip depends on its seed alone, not on
+            those made beside it.
+        num : int > 0
+            Clips for each prompt.
+        loop : bool
+            Let the last frame lead back to the first.
+        batch : int > 0
+            Clips made at once: more need more memory.
+        progress : bool
+            Show progress bars.
+        **settings
+            Fields of :class:`mmdiff.video.request.Sampling` (``steps``, ``sampler``, ``guidance``, ...), and the
+            model's own conditions, such as ``label`` or ``actions``: numbers or tensors.
+
+        Returns
+        -------
+        Tensor, shape (B, C, F, H, W), float32 in [-1, 1]
+            B is ``num`` times the number of prompts, the clips of a prompt one after the other.
+
+        Raises
+        ------
+        InputError
+            The model cannot do what was asked; the message says what it can do.
+        """
+        request = self.request(
+            prompt, edit=edit, frames=frames, size=size, seed=seed, num=num, loop=loop, **settings
+        )
+        if batch < 1:
+            raise InputError(f"batch={batch} must be at least 1")
+        parts = range(0, len(request), batch)
+        clips = [
+            torch.cat(list(self.stream(request.part(n, n + batch), progress=progress)), 2) for n in parts
+        ]
+        return torch.cat(clips)
+
+    def request(
+        self,
+        prompt: Prompt = None,
+        *,
+        edit: Edit | None = None,
+        frames: int | None = None,
+        size: int | tuple[int, int] | None = None,
+        seed: int | Sequence[int] = 0,
+        num: int = 1,
+        loop: bool = False,
+        **settings: Any,
+    ) -> Request:
+        """Check what :meth:`__call__` is asked for, and set its notes, without making anything.
+
+        Returns
+        -------
+        Request
+            For :meth:`stream`; its ``part`` method cuts it into batches.
+        """
+        if edit is None:
+            wanted = self.model.size if size is None else (size, size) if isinstance(size, int) else size
+            edit = edits.blank(self.model.frames if frames is None else frames, (wanted[0], wanted[1]))
+        elif frames is not None or size is not None:
+            raise InputError(f"frames={frames} and size={size} must be left out: the edit decides them")
+        if loop:
+            edit = dataclasses.replace(edit, loop=True)
+        names = [field.name for field in dataclasses.fields(Sampling)]
+        sampling = Sampling(**{name: settings.pop(name) for name in names if name in settings})
+        request = make_request(self.model, prompt, edit, sampling, seed, num, settings)
+        method_of(self.model, request)  # complains now rather than later
+        self.notes, self.evaluations = list(request.notes), 0
+        for note in self.notes:
+            warnings.warn(note, stacklevel=3)
+        return request
+
+    def stream(self, request: Request, *, progress: bool = False) -> Iterator[Tensor]:
+        """Make all clips of a request at once, block by block, in memory that does not grow with their length.
+
+        Yields
+        ------
+        Tensor, shape (B, C, f, H, W), float32 in [-1, 1]
+            Consecutive frames.
+        """
+        steps = self.plan(request)
+        self.evaluations = 0
+
+        ticks = track(range(steps.made * (request.sampling.steps or 1)), "sampling", show=progress)
+
+        def tick(*_: Any) -> None:
+            next(ticks, None)
+
+        draw = Drawing(self.model, request, self.device, tick)
+        for block in extend(
+            request.edit, steps, draw, clips=len(request), channels=self.model.channels, device=self.device
+        ):
+            self.evaluations = draw.evaluations
+            yield block
+        tick()  # closes the bar
+
+    def plan(self, request: Request) -> Plan:
+        """How the videos of a request are cut into blocks."""
+        overlap, unit = request.sampling.overlap or 1, request.edit.time_factor
+        block = max(self.model.frames, 2 * unit, overlap + 1)
+        longest = block + block // 4
+        if unit > 1:  # a small frame stands for so many
+            block, longest = block // unit * unit, longest // unit * unit
+            overlap = min(-(-overlap // unit) * unit, block - unit)
+        return plan(request.edit, Lengths(block, longest, overlap, unit))
+
+    def continue_from(
+        self, clip: Tensor, frames: int | None = None, prompt: Prompt = None, **settings: Any
+    ) -> Tensor:
+        """Go on with a clip.
+
+        Parameters
+        ----------
+        clip : Tensor, shape (C, F, H, W) or (N, C, F, H, W), uint8 or in [-1, 1]
+        frames : int > 0, optional
+            How many to add; default: as many as training clips have.
+        prompt, **settings
+            As for :meth:`__call__`.
+
+        Returns
+        -------
+        Tensor, shape (B, C, F + frames, H, W)
+            The clip, unchanged, and what follows.
+        """
+        edit = edits.continuation(clip, self.model.frames if frames is None else frames)
+        return self(prompt, edit=edit, **settings)
+
+    def interpolate(
+        self,
+        keyframes: Tensor | Sequence[Tensor],
+        frames: int | None = None,
+        prompt: Prompt = None,
+        *,
+        places: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> Tensor:
+        """Make the frames between key frames; see :func:`mmdiff.video.edits.between`.
+
+        Returns
+        -------
+        Tensor, shape (B, C, frames, H, W)
+            With the key frames, unchanged, at their places.
+        """
+        edit = edits.between(keyframes, self.model.frames if frames is None else frames, places)
+        return self(prompt, edit=edit, **settings)
+
+    def loop(self, prompt: Prompt = None, **settings: Any) -> Tensor:
+        """Make clips whose last frame leads back to the first; as :meth:`__call__`."""
+        return self(prompt, loop=True, **settings)
+
+    def inpaint(self, clip: Tensor, mask: Tensor, prompt: Prompt = None, **settings: Any) -> Tensor:
+        """Paint part of a clip anew; see :func:`mmdiff.video.edits.inpainting`.
+
+        Parameters
+        ----------
+        clip : Tensor, shape (C, F, H, W) or (N, C, F, H, W), uint8 or in [-1, 1]
+        mask : Tensor, shape (H, W), (F, H, W), (1, F, H, W) or (N, 1, F, H, W)
+            Where to paint.
+        prompt, **settings
+            As for :meth:`__call__`.
+
+        Returns
+        -------
+        Tensor, shape (B, C, F, H, W)
+            Unchanged outside the mask.
+        """
+        return self(prompt, edit=edits.inpainting(clip, mask), **settings)
+
+    def outpaint(
+        self,
+        clip: Tensor,
+        prompt: Prompt = None,
+        *,
+        left: int = 0,
+        right: int = 0,
+        top: int = 0,
+        bottom: int = 0,
+        before: int = 0,
+        after: int = 0,
+        **settings: Any,
+    ) -> Tensor:
+        """Go on beyond the edges of a clip (in pixels) and its ends (in frames).
+
+        Returns
+        -------
+        Tensor, shape (B, C, before + F + after, top + H + bottom, left + W + right)
+            With the clip, unchanged, inside.
+        """
+        edit = edits.outpainting(
+            clip, left=left, right=right, top=top, bottom=bottom, before=before, after=after
+        )
+        return self(prompt, edit=edit, **settings)
+
+    def upscale(
+        self, clip: Tensor, factor: int = 2, prompt: Prompt = None, *, time_factor: int = 1, **settings: Any
+    ) -> Tensor:
+        """Make a clip larger, and its frames more; see :func:`mmdiff.video.edits.enlargement`.
+
+        Returns
+        -------
+        Tensor, shape (B, C, time_factor F, factor H, factor W)
+            Whose squares have the clip's pixels as means; a trained stage keeps to that approximately.
+        """
+        return self(prompt, edit=edits.enlargement(clip, factor, time_factor), **settings)
