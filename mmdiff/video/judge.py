@@ -210,7 +210,11 @@ def caption_accuracy(video: Tensor, labels: Tensor, judge: DigitJudge) -> dict[s
             f"labels of shape {tuple(labels.shape)} must be ({len(video)}, 3): digit, motion and colour of "
             "each clip, of one clip at least"
         )
-    verdict = judge_clips(video, judge)
+    return verdict_accuracy(judge_clips(video, judge), labels)
+
+
+def verdict_accuracy(verdict: Verdict, labels: Tensor) -> dict[str, Proportion]:
+    """Like :func:`caption_accuracy`, of what was said about clips that need not be in memory any more."""
     digit, motion, colour = labels.to(verdict.digit.device).unbind(1)
     right = {"motion": verdict.motion == motion, "colour": verdict.colour == colour}
     right["all"] = (verdict.digit == digit) & right["motion"] & right["colour"]
@@ -222,7 +226,7 @@ def caption_accuracy(video: Tensor, labels: Tensor, judge: DigitJudge) -> dict[s
     )
     shares = {name: float(x.double().mean()) for name, x in (frames | right).items()}
     order = ("digit", "motion", "colour", "all", "steady", "empty", "smooth")
-    return {name: wilson(shares[name], len(video)) for name in order}
+    return {name: wilson(shares[name], len(labels)) for name in order}
 
 
 def crossed_captions(held_out: bool | None = None) -> tuple[list[str], Tensor]:

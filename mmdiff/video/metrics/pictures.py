@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmdiff.errors import InputError
 from mmdiff.video.metrics.clips import pair, undefined
 
 _WINDOW, _SIGMA = 11, 1.5  # pixels
@@ -60,14 +61,29 @@ def ssim(reference: Tensor, estimate: Tensor) -> float:
     InputError
         The clips do not fit together.
     """
+    if min(reference.shape[-2:]) < _WINDOW:
+        pair(reference, estimate)
+        return undefined("ssim", f"frames smaller than {_WINDOW} x {_WINDOW} pixels")
+    return float(ssim_map(reference, estimate).mean())
+
+
+def ssim_map(reference: Tensor, estimate: Tensor) -> Tensor:
+    """:func:`ssim` of every window: shape (C, F, H - 10, W - 10), each at the window's middle; float64.
+
+    Raises
+    ------
+    InputError
+        The clips do not fit together, or their frames are smaller than a window.
+    """
     x, y = pair(reference, estimate)
     if min(x.shape[-2:]) < _WINDOW:
-        return undefined("ssim", f"frames smaller than {_WINDOW} x {_WINDOW} pixels")
+        raise InputError(f"frames of {x.shape[-2]} x {x.shape[-1]} must be at least {_WINDOW} x {_WINDOW} pixels")
     mean_x, mean_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
     covariance = _blur(x * y) - mean_x * mean_y
     light = (2 * mean_x * mean_y + _K1**2) / (mean_x**2 + mean_y**2 + _K1**2)
-    return float((light * (2 * covariance + _K2**2) / (var_x + var_y + _K2**2)).mean())
+    alike = light * (2 * covariance + _K2**2) / (var_x + var_y + _K2**2)
+    return alike[:, 0].unflatten(0, x.shape[:2])
 
 
 def _blur(frames: Tensor) -> Tensor:
