@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from mmdiff.nn.positions import rotate
 
 _SHORT = 512
 """Up to so many keys, the backward pass of PyTorch's fused attention on the CPU takes longer (up to tenfold in
@@ -50,11 +53,26 @@ def rotary_angles(positions: Sequence[Tensor], width: int, period: float = 100.0
     return torch.cat(angles, -1)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn the channel pairs (i, i + width/2) of ``x (..., L, width)`` by ``angles (L, width / 2)``."""
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    a, b = x.chunk(2, -1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+def rotary_turns(positions: Sequence[Tensor], width: int, period: float = 100.0) -> Tensor:
+    """Unit complex numbers of :func:`rotary_angles`, shape (L, width / 2), for :class:`Attention`."""
+    angles = rotary_angles(positions, width, period)
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+class Block(NamedTuple):
+    """Queries that are attended for together.
+
+    Attributes
+    ----------
+    queries, keys : slice
+        Of the tokens; none of these queries sees a key outside of ``keys``.
+    mask : Tensor of bool, shape (queries, keys)
+        Which of them it sees.
+    """
+
+    queries: slice
+    keys: slice
+    mask: Tensor
 
 
 class Attention(nn.Module):
@@ -92,8 +110,9 @@ class Attention(nn.Module):
         x: Tensor,
         context: Tensor | None = None,
         *,
-        angles: Tensor | None = None,
+        turns: Tensor | None = None,
         mask: Tensor | None = None,
+        blocks: Sequence[Block] = (),
     ) -> Tensor:
         """Attend.
 
@@ -102,26 +121,33 @@ class Attention(nn.Module):
         x : Tensor, shape (B, L, channels)
         context : Tensor, shape (B, M, context), optional
             Default: ``x``.
-        angles : Tensor, shape (L, head_width / 2), optional
-            Of :func:`rotary_angles`; for self-attention.
+        turns : Tensor of complex, shape (L, head_width / 2), optional
+            Of :func:`rotary_turns`; for self-attention. They turn the channel pairs (i, i + head_width / 2).
         mask : Tensor of bool, broadcastable to (B, heads, L, M), optional
             What each token may attend to.
+        blocks : sequence of Block, optional
+            The same for long sequences that see only what is near: together they hold all queries, in order.
 
         Returns
         -------
         Tensor, shape (B, L, channels)
         """
         source = x if context is None else context
-        query = self._heads(self.query(x))
+        query = _normalise(self._heads(self.query(x)), self.scale_query)
         key, value = (self._heads(part) for part in self.key_value(source).chunk(2, -1))
-        query, key = _normalise(query, self.scale_query), _normalise(key, self.scale_key)
-        if angles is not None:
-            query, key = rotate(query, angles), rotate(key, angles)
-        mixed = attend(query, key, value.to(query.dtype), mask)
+        key = _normalise(key, self.scale_key)
+        if turns is not None:
+            query, key = (rotate(_pairs(each), turns[:, None]) for each in (query, key))
+        query, key, value = (each.transpose(1, 2) for each in (query, key, value.to(query.dtype)))
+        if blocks:
+            parts = [attend(query[:, :, q], key[:, :, k], value[:, :, k], near) for q, k, near in blocks]
+            mixed = torch.cat(parts, 2)
+        else:
+            mixed = attend(query, key, value, mask)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        return x.unflatten(-1, (-1, self.head_width))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -145,6 +171,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     if mask is not None:
         products = products.masked_fill(~mask, -torch.inf)
     return products.softmax(-1) @ value
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """Put channels i and i + width/2 side by side, where :func:`rotate` wants them; products stay the same."""
+    return x.unflatten(-1, (2, -1)).mT.flatten(-2)
 
 
 def _normalise(x: Tensor, scale: Tensor) -> Tensor:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmdiff.nn import conv, modulate
-from mmdiff.nn.attention import Attention, rotary_angles
+from mmdiff.nn import conv
+from mmdiff.nn.attention import Attention, Block, rotary_turns
+from mmdiff.nn.group_norm import group_norm_silu
 
 
-class Layout(NamedTuple):
-    """How the frames in a batch belong together.
+@dataclass(frozen=True)
+class Layout:
+    """How the frames in a batch belong together; what follows from it is computed once for all blocks.
 
     Attributes
     ----------
@@ -34,17 +38,46 @@ class Layout(NamedTuple):
     stills: int
     positions: Tensor
     span: int
+    _turns: dict[tuple[str, torch.Size, int], Tensor] = field(default_factory=dict, repr=False)
+    _blocks: dict[int, list[Block]] = field(default_factory=dict, repr=False)
 
-    @property
+    @cached_property
     def relative(self) -> Tensor:
         """Distances of the frames (F,) from the first."""
         return self.positions[0] - self.positions[0, 0]
 
+    @cached_property
     def window(self) -> Tensor | None:
         """Which frames see each other, (F, F) of bool; None where all do."""
         distance = (self.relative[:, None] - self.relative).abs()
         near = distance <= self.span
         return None if bool(near.all()) else near
+
+    def blocks(self, places: int) -> list[Block]:
+        """What the frames, of so many places each, see of each other; empty where that is all."""
+        if self.window is not None and places not in self._blocks:
+            step = max(1, self.span // 2)  # frames: shorter blocks see fewer keys, longer ones are fewer
+            starts = range(0, self.frames, step)
+            self._blocks[places] = [_block(self.window[n : n + step], n, places) for n in starts]
+        return self._blocks.get(places, [])
+
+    def turns(self, kind: str, grid: torch.Size, width: int) -> Tensor:
+        """Turns for attention over "space", "time", "joint" and, for a still in clips' place, "still"."""
+        key = (kind, grid, width)
+        if key not in self._turns:
+            self._turns[key] = rotary_turns(self._axes(kind, grid), width)
+        return self._turns[key]
+
+    def _axes(self, kind: str, grid: torch.Size) -> list[Tensor]:
+        if kind == "time":
+            return [self.relative]
+        rows, columns = _places(grid, self.positions.device)
+        if kind == "space":
+            return [rows, columns]
+        if kind == "still":
+            return [torch.zeros_like(rows), rows, columns]
+        frames = self.frames
+        return [self.relative.repeat_interleave(len(rows)), rows.repeat(frames), columns.repeat(frames)]
 
 
 class Embedded(NamedTuple):
@@ -92,10 +125,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, embedded: Embedded) -> Tensor:
         """Map (N, inputs, H, W), N = B·(F+stills), to (N, outputs, H, W)."""
-        h = self.conv_in(functional.silu(self.norm_in(x)))
-        scale, shift = self.steer(embedded.vectors)[:, :, None, None].chunk(2, 1)
-        h = functional.silu(modulate(self.norm_out(h), shift, 1 + scale))
-        return self.skip(x) + self.conv_out(h)
+        h = self.conv_in(group_norm_silu(x, self.norm_in))
+        scale, shift = self.steer(embedded.vectors).chunk(2, 1)
+        return self.skip(x) + self.conv_out(group_norm_silu(h, self.norm_out, 1 + scale, shift))
 
 
 class Mixing(nn.Module):
@@ -127,30 +159,25 @@ class Mixing(nn.Module):
         return x + mixed.unflatten(1, grid).permute(0, 3, 1, 2)
 
     def _space(self, y: Tensor, layout: Layout, embedded: Embedded, grid: torch.Size) -> Tensor:
-        return self.attention(y, angles=rotary_angles(_places(grid, y.device), self.attention.head_width))
+        return self.attention(y, turns=layout.turns("space", grid, self.attention.head_width))
 
     def _time(self, y: Tensor, layout: Layout, embedded: Embedded, grid: torch.Size) -> Tensor:
         clips, stills = _split(y, layout)
         sequences = clips.transpose(1, 2).flatten(0, 1)  # (B·HW, F, C)
-        angles = rotary_angles([layout.relative], self.attention.head_width)
-        mixed = self.attention(sequences, angles=angles, mask=layout.window())
+        turns = layout.turns("time", grid, self.attention.head_width)
+        mixed = self.attention(sequences, turns=turns, blocks=layout.blocks(1))
         mixed = mixed.unflatten(0, (len(clips), -1)).transpose(1, 2)
         return _join(mixed, self._alone(stills))
 
     def _joint(self, y: Tensor, layout: Layout, embedded: Embedded, grid: torch.Size) -> Tensor:
         clips, stills = _split(y, layout)
-        rows, columns = _places(grid, y.device)
-        here, frames = len(rows), layout.frames
-        axes = [layout.relative.repeat_interleave(here), rows.repeat(frames), columns.repeat(frames)]
-        near = layout.window()
-        if near is not None:
-            near = near.repeat_interleave(here, 0).repeat_interleave(here, 1)
-        angles = rotary_angles(axes, self.attention.head_width)
-        mixed = self.attention(clips.flatten(1, 2), angles=angles, mask=near).unflatten(1, (frames, here))
+        places = grid.numel()
+        turns = layout.turns("joint", grid, self.attention.head_width)
+        mixed = self.attention(clips.flatten(1, 2), turns=turns, blocks=layout.blocks(places))
+        mixed = mixed.unflatten(1, (-1, places))
         if layout.stills:
-            axes = [torch.zeros_like(rows), rows, columns]
-            angles = rotary_angles(axes, self.attention.head_width)
-            alone = self.attention(stills.flatten(0, 1), angles=angles)
+            turns = layout.turns("still", grid, self.attention.head_width)
+            alone = self.attention(stills.flatten(0, 1), turns=turns)
             stills = alone.unflatten(0, stills.shape[:2])
         return _join(mixed, stills)
 
@@ -199,6 +226,16 @@ class TemporalConv(nn.Module):
         clips, stills = _with_neighbours(clips), functional.pad(stills, (stills.shape[-1],) * 2)
         mixed = self.out(functional.silu(self.hidden(_join(clips, stills))))
         return x + mixed.permute(0, 3, 1, 2)
+
+
+def _block(window: Tensor, first: int, places: int) -> Block:
+    """Frames from ``first`` on, which see those in ``window (frames, F)``, as tokens."""
+    seen = window.any(0).nonzero()
+    begin, end = int(seen[0]), int(seen[-1]) + 1
+    mask = window[:, begin:end].repeat_interleave(places, 0).repeat_interleave(places, 1)
+    return Block(
+        slice(first * places, (first + len(window)) * places), slice(begin * places, end * places), mask
+    )
 
 
 def _with_neighbours(clips: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmdiff.errors import InputError
 from mmdiff.nn import conv, sinusoidal
+from mmdiff.nn.group_norm import group_norm_silu
 from mmdiff.registry import register
 from mmdiff.video.layers import Embedded, Layout, Mixing, ResidualBlock, TemporalConv
 
@@ -146,22 +147,41 @@ class SpaceTimeUNet(nn.Module):
 
         Returns
         -------
-        Tensor, shape (B, C, F, H, W), float32
+        Tensor, shape (B, C, F, H, W), float32 (float64 for a float64 network)
+
+        Raises
+        ------
+        InputError
+            A shape breaks its rule.
         """
-        batch, _, frames, height, width = x.shape
-        if height % self.stride or width % self.stride:
-            raise InputError(f"size={height}x{width} must be divisible by {self.stride} along both sides")
-        if positions is None:
-            positions = torch.arange(frames - stills, device=x.device)
-        positions = positions.to(x.device).expand(batch, -1)
-        layout = Layout(batch, frames - stills, stills, positions, self.span)
+        batch, frames = len(x), x.shape[2]
+        layout = self._layout(x, positions, stills)
         with self._precision(x.device):
             vectors = self._vectors(level, vector, layout)
             flat = None if tokens is None else tokens.reshape(-1, *tokens.shape[-2:])
             embedded = Embedded(vectors, flat, None if seen is None else seen.reshape(-1, seen.shape[-1]))
             h = self._body(self._fold(x, planes), layout, embedded)
-        out = functional.pixel_shuffle(h.float(), self.patch) if self.patch > 1 else h.float()
+        h = h.to(torch.promote_types(h.dtype, torch.float32))
+        out = functional.pixel_shuffle(h, self.patch) if self.patch > 1 else h
         return out.unflatten(0, (batch, frames)).transpose(1, 2)
+
+    def _layout(self, x: Tensor, positions: Tensor | None, stills: int) -> Layout:
+        batch, _, frames, height, width = x.shape
+        if not height or not width or height % self.stride or width % self.stride:
+            raise InputError(f"size={height}x{width} must be divisible by {self.stride} along both sides")
+        frames -= stills
+        if stills < 0 or frames < 1:
+            raise InputError(
+                f"stills={stills} must leave at least one of the {x.shape[2]} frames to the clip"
+            )
+        if positions is None:
+            positions = torch.arange(frames, device=x.device)
+        if positions.shape not in ((frames,), (1, frames), (batch, frames)):
+            raise InputError(
+                f"positions={tuple(positions.shape)} must be ({frames},) or ({batch}, {frames}): one for each "
+                "frame that is no still"
+            )
+        return Layout(batch, frames, stills, positions.to(x.device).expand(batch, -1), self.span)
 
     def _body(self, h: Tensor, layout: Layout, embedded: Embedded) -> Tensor:
         h = self.read(h)
@@ -181,9 +201,8 @@ class SpaceTimeUNet(nn.Module):
                     h = torch.cat((h, skips.pop()), 1)
                 h = self._layer(layer, h, layout, embedded)
             if level < len(self.grow):
-                h = functional.pixel_shuffle(self.grow[level](h), 2)
-                h = h.contiguous(memory_format=torch.channels_last)
-        return self.write(functional.silu(self.norm(h)))
+                h = _spread(self.grow[level](h))
+        return self.write(group_norm_silu(h, self.norm))
 
     def _layer(self, layer: nn.Module, h: Tensor, layout: Layout, embedded: Embedded) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
@@ -205,9 +224,11 @@ class SpaceTimeUNet(nn.Module):
 
     def _vectors(self, level: Tensor, vector: Tensor | None, layout: Layout) -> Tensor:
         """One vector a frame: (B·(F+stills), embedding)."""
-        told = self.level(sinusoidal(level.float() / 4, 64, scale=4.0, max_period=256.0))[:, None]
+        code = sinusoidal(level.float() / 4, 64, scale=4.0, max_period=256.0)
+        told = self.level(code.to(self.time.weight.dtype))[:, None]
         since = layout.positions.flatten().clamp_max(self.clock) / self.clock
-        time = self.time(sinusoidal(since, 32, scale=8.0, max_period=32.0)).unflatten(0, (layout.clips, -1))
+        code = sinusoidal(since, 32, scale=8.0, max_period=32.0)
+        time = self.time(code.to(self.time.weight.dtype)).unflatten(0, (layout.clips, -1))
         if layout.frames == 1:
             time = self.still.to(time).expand_as(time)  # a clip of one frame is a still
         time = torch.cat((time, self.still.to(time).expand(layout.clips, layout.stills, -1)), 1)
@@ -223,6 +244,12 @@ class SpaceTimeUNet(nn.Module):
     def _precision(self, device: torch.device) -> torch.autocast:
         dtype = self.compute_dtype or torch.bfloat16
         return torch.autocast(device.type, dtype=dtype, enabled=self.compute_dtype is not None)
+
+
+def _spread(x: Tensor) -> Tensor:
+    """``pixel_shuffle(x, 2)`` in one copy from channels last to channels last."""
+    rows = x.permute(0, 2, 3, 1).unflatten(-1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3)  # N, H, 2, W, 2, C
+    return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def _mixing(kind: str, channels: int, head_width: int, tokens: int) -> nn.Module:
