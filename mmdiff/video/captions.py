@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from mmdiff.nn.attention import Attention
 from mmdiff.registry import register
-from mmdiff.video.conditioning import Conditioner, Told
+from mmdiff.video.conditioning import Conditioner, Told, longest
 
 PADDING, UNKNOWN = 0, 1
 _SPECIAL = ("", "?")
@@ -19,8 +20,8 @@ _WORD = re.compile(r"[^\W_]+|[^\w\s]")
 
 
 def split_words(caption: str) -> list[str]:
-    """Words and punctuation marks of a caption, in lower case."""
-    return _WORD.findall(caption.lower())
+    """Words and punctuation marks of a caption, in lower case, accents joined to their letters."""
+    return _WORD.findall(unicodedata.normalize("NFC", caption.lower()))
 
 
 def learn_vocabulary(captions: Iterable[str], size: int = 4096, least: int = 2) -> tuple[str, ...]:
@@ -29,8 +30,8 @@ def learn_vocabulary(captions: Iterable[str], size: int = 4096, least: int = 2) 
     Parameters
     ----------
     captions : iterable of str
-    size : int
-        At most so many pieces.
+    size : int >= 2
+        At most so many pieces. Should the characters alone be more, only the most frequent are taken.
     least : int
         A word seen less often is spelt with pieces.
 
@@ -45,7 +46,9 @@ def learn_vocabulary(captions: Iterable[str], size: int = 4096, least: int = 2) 
     ('a', 'seven')
     """
     counts = Counter(word for caption in captions for word in split_words(caption))
-    letters = sorted({letter for word in counts for letter in word})
+    used = Counter(letter for word in counts.elements() for letter in word)
+    frequent = sorted(used, key=lambda letter: (-used[letter], letter))
+    letters = sorted(frequent[: max(0, size - 2) // 2])
     spelling = [*letters, *(f"##{letter}" for letter in letters)]
     words = [w for w, n in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])) if n >= least]
     pieces = dict.fromkeys([*_SPECIAL, *spelling, *words[: max(0, size - len(spelling) - 2)]])
@@ -97,9 +100,10 @@ class CaptionEncoder(Conditioner):
         """Encode ids (B, length) or (B, 1 + stills, length) of :meth:`ids`; all-zero rows are no caption."""
         ids = value if value.ndim == 3 else value[:, None]
         flat = ids.flatten(0, 1)
+        flat = flat[:, : longest(flat != PADDING)]
         begin = self.start.expand(len(flat), 1, -1)
         words = self.embed(flat) * (flat != PADDING)[..., None]
-        seen = torch.cat((torch.ones_like(flat[:, :1], dtype=torch.bool), flat != PADDING), 1)
+        seen = torch.cat((flat.new_ones((len(flat), 1), dtype=torch.bool), flat != PADDING), 1)
         h = torch.cat((begin, words), 1) + self.place[: flat.shape[1] + 1]
         for norm, attention, mix in zip(self.norms, self.layers, self.mix, strict=True):
             h = h + attention(norm(h), mask=seen[:, None, None])

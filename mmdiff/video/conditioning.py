@@ -259,6 +259,17 @@ class ConditionedNetwork(nn.Module):
         return {name: self.conditioners[name].null(conditions[name]) for name in chosen}  # type: ignore[operator]
 
 
+def longest(filled: Tensor) -> int:
+    """Tokens up to the last that any row of ``filled (..., L)`` fills: what lies beyond need not be computed.
+
+    On other devices than the CPU it is L: to read the number back would make them wait.
+    """
+    if filled.device.type != "cpu":
+        return filled.shape[-1]
+    used = filled.flatten(0, -2).any(0).nonzero()
+    return int(used[-1]) + 1 if len(used) else 0
+
+
 def _join(told: Sequence[Told], frames: int, stills: int) -> dict[str, Any]:
     """Sum vectors, put tokens one after the other, stack planes."""
     joined: dict[str, Any] = {}
@@ -268,8 +279,8 @@ def _join(told: Sequence[Told], frames: int, stills: int) -> dict[str, Any]:
             joined["vector"] = joined["vector"] + vector if "vector" in joined else vector
     tokens = [each for each in told if each.tokens is not None]
     if tokens:
-        joined["tokens"] = torch.cat([each.tokens for each in tokens], 2)  # type: ignore[misc]
-        joined["seen"] = torch.cat([_seen(each) for each in tokens], 2)
+        joined["tokens"] = torch.cat([_for_all(each.tokens, stills) for each in tokens], 2)
+        joined["seen"] = torch.cat([_for_all(_seen(each), stills) for each in tokens], 2)
     planes = [each.planes for each in told if each.planes is not None]
     if planes:
         joined["planes"] = torch.cat(planes, 1)
@@ -283,6 +294,12 @@ def _per_frame(vector: Tensor, frames: int, stills: int) -> Tensor:
         return vector.expand(-1, frames, -1)
     assert vector.shape[1] == 1 + stills, f"vector={tuple(vector.shape)}, stills={stills}"
     return torch.cat((vector[:, :1].expand(-1, frames - stills, -1), vector[:, 1:]), 1)
+
+
+def _for_all(value: Tensor | None, stills: int) -> Tensor:
+    """What is said once holds for the clip and for each still."""
+    assert value is not None
+    return value.expand(-1, 1 + stills, *value.shape[2:])
 
 
 def _seen(told: Told) -> Tensor:
