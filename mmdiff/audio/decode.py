@@ -88,7 +88,7 @@ def damaged(path: Path, reason: str) -> InputError:
 def check_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of a media file that can be read, or raise InputError."""
     file = Path(path).expanduser()
-    if file.is_dir():
+    if os.path.isdir(file):  # unlike Path.is_dir, says no to a name that cannot be
         raise InputError(f"path={str(file)!r} is a folder: name one sound file in it")
     try:
         size = file.stat().st_size

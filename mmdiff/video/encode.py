@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Iterator
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -141,23 +143,41 @@ def writer(
     target = Path(path).expanduser()
     height, width = check_size(size)
     suffix = _check_target(target, fps, sample_rate, channels, quality)
-    with contextlib.ExitStack() as stack:
-        sink: Sink
-        if is_pattern(target):
-            sink = _Series(target, stack)
-        else:
-            with _naming_errors(target):
-                temporary = stack.enter_context(atomic_file(target))
-            if suffix in CODECS:
-                sink = Film(temporary, suffix, fps, (height, width), sample_rate, channels, quality)
-                stack.callback(sink.close)
-            elif suffix == ".npz":
-                sink = _Archive(temporary, fps, sample_rate)
-            else:
-                sink = _Single(target, temporary)
+    fps = float(fps)
+    stack = contextlib.ExitStack()
+    try:
+        with _naming_errors(target):
+            sink = _open(target, suffix, fps, (height, width), sample_rate, channels, quality, stack)
         file = Writer(target, (height, width), channels if sample_rate else 0, sink)
         yield file
         file._finish()
+    except BaseException:
+        with contextlib.suppress(OSError):  # of clearing up: the first error is the one to tell
+            stack.__exit__(*sys.exc_info())
+        raise
+    with _naming_errors(target):
+        stack.close()
+
+
+def _open(
+    target: Path,
+    suffix: str,
+    fps: float,
+    size: tuple[int, int],
+    sample_rate: int | None,
+    channels: int,
+    quality: int | None,
+    stack: contextlib.ExitStack,
+) -> Sink:
+    """Return what writes the format; leaving ``stack`` gives the file its name, or removes it."""
+    if is_pattern(target):
+        return _Series(target, stack)
+    temporary = stack.enter_context(atomic_file(target))
+    if suffix in CODECS:
+        film = Film(temporary, suffix, fps, size, sample_rate, channels, quality)
+        stack.callback(film.close)
+        return film
+    return _Archive(temporary, fps, sample_rate) if suffix == ".npz" else _Single(target, temporary)
 
 
 class _Series:
@@ -269,7 +289,7 @@ def _check_target(path: Path, fps: float, sample_rate: int | None, channels: int
         raise InputError(f"path={str(path)!r} must end in {', '.join(SINGLE)}: it names a series of images")
     if suffix not in WRITABLE:
         raise InputError(f"path={str(path)!r} must end in {', '.join(WRITABLE)}")
-    if not (isinstance(fps, (int, float)) and math.isfinite(fps) and 0.01 <= fps <= 1000):
+    if not (isinstance(fps, Real) and math.isfinite(fps) and 0.01 <= fps <= 1000):
         raise InputError(f"fps={fps!r} must be a number of frames a second from 0.01 to 1000")
     if suffix == ".gif" and fps > _GIF_FASTEST:
         raise InputError(
@@ -282,7 +302,7 @@ def _check_target(path: Path, fps: float, sample_rate: int | None, channels: int
             raise InputError(f"path={str(path)!r} cannot hold sound: use .mp4, .webm, .mkv or .mov")
         if channels not in (1, 2):
             raise InputError(f"channels={channels} must be 1 or 2; sound has shape (channels, samples)")
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, says no to a name that cannot be
         raise InputError(f"path={str(path)!r} is a folder: name a file, or a series as frame_%04d.png in it")
     folder = path.parent.parent if is_pattern(path) else path.parent
     if not folder.is_dir():

@@ -32,6 +32,7 @@ _OPTIONS = {
     "libvpx-vp9": {"b": "0", "row-mt": "1", "cpu-used": "3"},
     "gif": {},
 }
+_KEY_SECONDS = 2.0  # between pictures that need no other
 _QUICKTIME = (".mp4", ".m4v", ".mov")
 _TICKS = 90_000  # a second: divides by the usual frame rates, those of NTSC included
 _GIF_TICKS = 100  # a second, by the format
@@ -126,7 +127,8 @@ class Film:
     def _configure(self, codec: str, quality: int | None) -> None:
         context = self._stream.codec_context
         context.time_base = Fraction(1, self._ticks)
-        context.options = dict(_OPTIONS[codec])
+        # entered quickly anywhere, at little cost in size
+        context.options = _OPTIONS[codec] | {"g": str(max(1, round(_KEY_SECONDS * self._fps)))}
         self._stream.pix_fmt = "pal8" if codec == "gif" else "yuv420p"
         if codec in QUALITY:
             context.options |= {"crf": str(QUALITY[codec][1] if quality is None else quality)}

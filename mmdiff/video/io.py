@@ -244,8 +244,8 @@ def write(
     Parameters
     ----------
     path : path
-        Its suffix decides: .mp4, .mov and .mkv (H.264), .webm (VP9), .gif (loops), .npz (lossless), .png or
-        .jpg for a single picture, or a series such as ``frames/%04d.png``, numbered from 0. The folder must
+        Its suffix decides: .mp4, .mov and .mkv (H.264), .webm (VP9), .gif (loops), .npz (uint8, no loss), .png
+        or .jpg for a single picture, or a series such as ``frames/%04d.png``, numbered from 0. The folder must
         exist, but for the last one of a series. A file of that name is replaced.
     video : Tensor | ndarray, shape (C, F, H, W), floating point in [-1, 1] or uint8
         The pictures; C is 3, or 1 for grey. What lies outside [-1, 1] is clipped.

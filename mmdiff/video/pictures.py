@@ -53,7 +53,7 @@ def opened(path: PathLike, fps: float | None) -> Iterator[Pictures]:
     """Open whatever ``path`` is; ``fps`` is for what has no rate of its own."""
     file = Path(path).expanduser()
     source: Pictures
-    if is_pattern(file) or file.is_dir() or file.suffix.lower() in IMAGES:
+    if is_pattern(file) or os.path.isdir(file) or file.suffix.lower() in IMAGES:
         source = Images(file, fps)
     elif file.suffix.lower() in ARRAYS:
         source = Array(file, fps)

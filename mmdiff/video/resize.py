@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Literal, get_args
 
 import torch
@@ -72,9 +73,9 @@ def resize(video: Tensor, size: Size, fit: Fit = "crop", *, antialias: bool = Tr
 def check_size(size: Size) -> tuple[int, int]:
     """Return a size as (height, width), or raise InputError where it is none."""
     pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    if len(pair) != 2 or not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in pair):
+    if len(pair) != 2 or not all(isinstance(side, Integral) and 1 <= side <= MAX_SIDE for side in pair):
         raise InputError(f"size={size!r} must be (height, width), each a whole number from 1 to {MAX_SIDE}")
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 def check_fit(fit: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import struct
 import tokenize
@@ -26,6 +27,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".p
 ARRAYS = (".npz", ".npy")
 DEFAULT_FPS = 25.0
 _KINDS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
+_MAY_MOVE = ("PNG", "WEBP", "TIFF")  # a photograph's preview in JPEG is no second picture
 _NUMBER = re.compile(r"%0?\d*d")
 # what Pillow and NumPy raise on damaged files
 _ERRORS = (
@@ -45,7 +47,7 @@ def numbered(path: Path) -> list[tuple[int, Path]]:
     if len(after) != 1:
         raise InputError(f"path={str(path)!r} must hold one %d (or %04d) for the number of the picture")
     pattern = re.compile(re.escape(before) + r"(\d+)" + re.escape(after[0]))
-    names = path.parent.iterdir() if path.parent.is_dir() else ()
+    names = path.parent.iterdir() if os.path.isdir(path.parent) else ()
     matches = ((pattern.fullmatch(file.name), file) for file in names)
     return sorted((int(match[1]), file) for match, file in matches if match)
 
@@ -93,7 +95,7 @@ def _list_images(path: Path) -> list[Path]:
         if not files:
             raise InputError(f"path={str(path)!r} matches no file: check the folder and the name")
         return files
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [check_path(path)]
     files = [f for f in path.iterdir() if f.suffix.lower() in IMAGES and not f.name.startswith(".")]
     if not files:
@@ -125,6 +127,10 @@ def _opened_image(file: Path) -> Iterator[Image.Image]:
         ) from None
     with image:
         check_pixels(file, *image.size)
+        if image.format in _MAY_MOVE and getattr(image, "is_animated", False):
+            raise InputError(
+                f"path={str(file)!r} holds several pictures: save it as .gif or a folder of images"
+            )
         try:
             yield image
         except _ERRORS as error:

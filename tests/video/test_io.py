@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 import struct
 import tracemalloc
 import zlib
@@ -142,6 +143,10 @@ def test_h264_is_what_players_open(tmp_path):
         context = container.streams.video[0].codec_context
         assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
         assert (context.colorspace, context.color_range) == (1, 1)
+    io.write(tmp_path / "a.mp4", waves(90), 20)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        keys = [p.pts * p.time_base for p in container.demux(video=0) if p.is_keyframe]
+    assert max(later - earlier for earlier, later in itertools.pairwise(keys)) <= 2  # seconds
     content = (tmp_path / "a.mp4").read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")  # plays while it loads
 
@@ -177,7 +182,7 @@ def test_types_and_grey(tmp_path):
     video = waves(4)
     io.write(tmp_path / "a.npz", video.double(), 5)
     io.write(tmp_path / "b.npz", video.bfloat16(), 5)
-    io.write(tmp_path / "c.npz", video.numpy(), 5)
+    io.write(tmp_path / "c.npz", video.numpy(), np.float32(5))
     one, other, third = (io.read(tmp_path / name).video for name in ("a.npz", "b.npz", "c.npz"))
     assert torch.equal(one, third)
     assert psnr(one, other) > 45
@@ -663,6 +668,14 @@ def test_a_single_image_and_its_orientation(tmp_path):
     assert numbers(io.read(tmp_path / "grey.jpg").video) == [77]
 
 
+@pytest.mark.parametrize("name", ["a.webp", "a.tiff", "a.png"])
+def test_an_image_file_of_several_pictures_is_not_cut_to_one(tmp_path, name):
+    first, *rest = (Image.fromarray(picture(n)) for n in range(3))
+    first.save(tmp_path / name, save_all=True, append_images=rest)
+    with pytest.raises(InputError, match="several pictures"):
+        io.read(tmp_path / name)
+
+
 def test_arrays_of_every_layout_and_range(tmp_path):
     frames = np.stack([picture(n) for n in range(5)])
     unit = frames.astype(np.float32) / 255
@@ -769,6 +782,9 @@ def test_missing_files_and_folders(tmp_path):
         io.read(tmp_path / "f%03d_%d.png")
     with pytest.raises(InputError, match="cannot be read"):
         io.read("nul\0byte.mp4")
+    for name in ("x" * 300, "x" * 300 + ".png", "x" * 300 + ".npz"):
+        with pytest.raises(InputError, match="File name too long"):
+            io.read(name)
 
 
 def test_a_sound_file_is_no_film(tmp_path):
@@ -903,6 +919,34 @@ def test_a_failure_while_writing_keeps_the_old_file(tmp_path, name):
     with pytest.raises(InputError, match=r"must be \(C, F, 48, 64\)"):
         write(waves(2), waves(2, 32, 32))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".gif", ".png", "%d.png", ".npz"])
+def test_a_file_that_the_system_refuses_is_named(tmp_path, ending):
+    with pytest.raises(InputError, match=r"cannot be written: File name too long"):
+        io.write(tmp_path / ("x" * 250 + ending), torch.zeros(3, 1, 16, 16), 5)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.npz", "a%d.png"])
+def test_a_folder_that_vanishes_is_named(tmp_path, name):
+    (tmp_path / "gone").mkdir()
+
+    def write() -> None:
+        with io.writer(tmp_path / "gone" / name, 8, 16) as file:
+            file.write(torch.zeros(3, 2, 16, 16))
+            shutil.rmtree(tmp_path / "gone")
+
+    with pytest.raises(InputError, match="cannot be written: No such file"):
+        write()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 5), (1, 300)])
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif"])
+def test_tiny_pictures(tmp_path, name, size):
+    io.write(tmp_path / name, torch.zeros(3, 2, *size), 8)
+    even = [side + side % 2 for side in size] if name == "a.mp4" else size
+    assert io.read(tmp_path / name).video.shape == (3, 2, *even)
 
 
 def test_a_missing_sound_track_is_named(tmp_path):
