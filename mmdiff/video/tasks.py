@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,15 +12,36 @@ from torch import Tensor, nn
 from mmdiff.diffusion.conditions import drop_condition
 from mmdiff.diffusion.objectives import Objective
 from mmdiff.diffusion.times import LogNormal, Stratified
+from mmdiff.errors import InputError
 from mmdiff.video.conditioning import ConditionedNetwork
 from mmdiff.video.model import ClipModel
+from mmdiff.video.text import text_features
+
+TextFunction = Callable[[Sequence[str | None]], Tensor]
+"""Captions to features, as :class:`mmdiff.video.text.TextEncoder` and its cache."""
 
 
-def batch_conditions(model: ClipModel, batch: dict[str, Any]) -> dict[str, Tensor]:
-    """What of a batch of :func:`mmdiff.video.data.collate_clips` the model can be told, and ``positions``."""
+def batch_conditions(
+    model: ClipModel, batch: dict[str, Any], text: TextFunction | None = None
+) -> dict[str, Tensor]:
+    """What of a batch of :func:`mmdiff.video.data.collate_clips` the model can be told, and ``positions``.
+
+    Raises
+    ------
+    InputError
+        The model takes a text encoder's features of the captions, and ``text`` is missing.
+    """
     cond = {name: batch[name] for name in model.conditions if isinstance(batch.get(name), Tensor)}
     if model.captions is not None and "caption" in batch:
         cond[model.captions.name] = model.caption_ids(batch["caption"]).to(batch["video"].device)
+    features = text_features(model)
+    if features is not None and features.name not in cond and "caption" in batch:
+        if text is None:
+            raise InputError(
+                f"text=None must be the text encoder {features.encoder!r}, which the model takes captions from: "
+                "see mmdiff.video.text.encoder_for"
+            )
+        cond[features.name] = text(batch["caption"]).to(batch["video"].device)
     if "positions" in batch:
         cond["positions"] = batch["positions"]
     return cond
@@ -38,6 +60,8 @@ class ClipTask(nn.Module):
         Share of items trained without their conditions, for classifier-free guidance.
     still_weight : float >= 0
         Weight of the images' loss.
+    text : callable, optional
+        Text encoder of a model with :class:`mmdiff.video.text.TextFeatures`, or its cache.
     """
 
     def __init__(
@@ -46,8 +70,10 @@ class ClipTask(nn.Module):
         noise: tuple[float, float] = (0.5, 1.3),
         drop: float = 0.1,
         still_weight: float = 1.0,
+        text: TextFunction | None = None,
     ) -> None:
         super().__init__()
+        self.text = text
         self.model, self.noise, self.drop, self.still_weight = model, noise, drop, still_weight
 
     def objective(self, frames: int) -> Objective:
@@ -64,14 +90,14 @@ class ClipTask(nn.Module):
         """
         losses = {}
         video = batch["video"]
-        cond = batch_conditions(self.model, batch)
+        cond = batch_conditions(self.model, batch, self.text)
         clip_loss = self._loss(video, cond, generator)
         losses["clips"] = clip_loss
         total = clip_loss
         if "stills" in batch:
             stills = batch["stills"].flatten(0, 1)[:, :, None]
             captions = [caption for each in batch["still_captions"] for caption in each]
-            cond = batch_conditions(self.model, {"caption": captions, "video": stills})
+            cond = batch_conditions(self.model, {"caption": captions, "video": stills}, self.text)
             losses["stills"] = self._loss(stills, cond, generator)
             total = total + self.still_weight * losses["stills"]
         return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
