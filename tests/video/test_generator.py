@@ -102,8 +102,8 @@ def test_blocks_are_streamed_and_each_is_told_its_place(gen: ClipGenerator) -> N
     sizes = [block.shape[2] for block in spy.stream(request)]
     assert sum(sizes) == 22
     assert max(sizes) <= 8
-    assert [(int(p[0]), int(p[-1]) + 1) for p in seen] == [s[:2] for s in spy.plan(request).forward]
-    assert torch.equal(seen[-1], torch.arange(14, 22))
+    for positions, span in zip(seen, spy.plan(request).forward, strict=True):
+        assert torch.equal(positions, torch.arange(span.begin, span.end))
 
 
 def test_the_first_block_of_a_long_video_is_the_short_one(gen: ClipGenerator) -> None:
@@ -186,8 +186,8 @@ def test_a_loop_ends_where_it_began(gen: ClipGenerator) -> None:
     video = chain.loop(None, frames=24, num=64, batch=64)[:, 0, :, 0, 0]
     free = chain(None, frames=24, num=64, batch=64)[:, 0, :, 0, 0]
     step = free.diff(dim=1).abs().mean()
-    assert (video[:, 0] - video[:, -1]).abs().mean() < 1.5 * step
-    assert (free[:, 0] - free[:, -1]).abs().mean() > 3 * step
+    assert (video[:, 0] - video[:, -1]).abs().mean() < 2 * step
+    assert (free[:, 0] - free[:, -1]).abs().mean() > 4 * step
 
 
 class Chain(nn.Module):
