@@ -24,7 +24,7 @@ from mmdiff.video.text import TextEncoder, TextFeatures, encoder_for, text_featu
 from mmdiff.video.text_cache import CachedText
 from mmdiff.video.unet import SpaceTimeUNet
 
-WORDS = ("<pad>", "</s>", "<unk>", *"a b red blue seven nine moving left right".split())
+WORDS = ("<pad>", "</s>", "<unk>", "a", "b", "red", "blue", "seven", "nine", "moving", "left", "right")
 CAPTIONS = ["a red seven moving left", None, "a blue nine", "", "seven a"]
 
 SMALL = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "hidden_size": 16}
@@ -208,7 +208,7 @@ def test_pickled_weights_are_refused(folders: dict[str, Path], tmp_path: Path) -
     for file in folders["bert"].glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="no weights in safetensors.*pickled weights can run code"):
+    with pytest.raises(InputError, match=r"no weights in safetensors.*pickled weights can run code"):
         TextEncoder(tmp_path)
 
 
@@ -228,7 +228,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_a_name_out_of_reach_says_so_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        InputError, match="neither a folder nor in the local cache.*check the name and the connection"
+        InputError, match=r"neither a folder nor in the local cache.*check the name and the connection"
     ):
         TextEncoder("nobody/has-this-encoder")
 
@@ -315,9 +315,10 @@ def test_damaged_files_are_made_again(damage: bytes, encoder: TextEncoder, tmp_p
 def test_a_full_folder_warns_once_and_goes_on(encoder: TextEncoder, tmp_path: Path) -> None:
     counting = Counting(encoder)
     cached = CachedText(counting, tmp_path, most_gb=700e-9, most_mb=0)
-    with pytest.warns(UserWarning, match="is full.*raise most_gb") as caught:
-        for _ in range(3):
-            torch.testing.assert_close(cached(CAPTIONS), encoder(CAPTIONS))
+    with pytest.warns(UserWarning, match=r"is full.*raise most_gb") as caught:
+        answers = [cached(CAPTIONS) for _ in range(3)]
+    for answer in answers:
+        torch.testing.assert_close(answer, encoder(CAPTIONS))
     assert len(caught) == 1
     assert sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors")) <= 700
     assert len(counting.asked) > 3
