@@ -51,7 +51,7 @@ class ClipGenerator:
 
     def __init__(self, model: ClipModel, device: str | None = None, dtype: str | None = None) -> None:
         self.device = pick_device(device)
-        self.model = model.to(self.device).eval()
+        self.model = model.to(self.device).eval().requires_grad_(False)  # guidance needs those of x alone
         set_compute_dtype(self.model, pick_compute_dtype(self.device, dtype))
         self.notes: list[str] = []
         self.evaluations = 0

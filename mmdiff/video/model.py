@@ -30,8 +30,8 @@ class ClipModel(nn.Module):
         Of pixels in [-1, 1]: the network sees (pixel - mean) / std.
     clamp : bool
         Keep denoised pixels within [-1, 1].
-    steps, sampler, grid, guidance
-        Used if nothing else is asked for; guidance 1 is none.
+    steps, sampler, grid, guidance, guidance_interval
+        Used if nothing else is asked for; guidance 1 is none, and outside the interval of times it is not applied.
 
     Attributes
     ----------
@@ -53,9 +53,10 @@ class ClipModel(nn.Module):
         clamp: bool = True,
         dynamic_threshold: float | None = None,
         steps: int = 20,
-        sampler: str = "dpmpp_2m",
-        grid: str = "log_snr",
+        sampler: str = "deis",
+        grid: str = "uniform",
         guidance: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         super().__init__()
         limits = ((-1 - mean) / std, (1 - mean) / std) if clamp else None
@@ -64,7 +65,8 @@ class ClipModel(nn.Module):
         )
         self.channels, self.frames, self.size, self.fps = channels, frames, tuple(size), fps
         self.mean, self.std = mean, std
-        self.steps, self.sampler, self.grid, self.guidance = steps, sampler, grid, guidance
+        self.steps, self.sampler, self.grid = steps, sampler, grid
+        self.guidance, self.guidance_interval = guidance, guidance_interval
 
     @property
     def network(self) -> nn.Module:

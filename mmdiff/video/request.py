@@ -75,7 +75,7 @@ class Sampling:
             "sampler": model.sampler,
             "grid": model.grid,
             "guidance": model.guidance,
-            "guidance_interval": getattr(model, "guidance_interval", (0.0, 1.0)),
+            "guidance_interval": model.guidance_interval,
             "overlap": max(1, model.frames // 2),
         }
         missing = {name: value for name, value in given.items() if getattr(self, name) is None}

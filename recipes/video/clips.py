@@ -1,11 +1,8 @@
 """Text to clip: a small space-time U-Net and its caption encoder, trained on single frames, then on clips.
 
-Four trainings, one after the other, each resumable:
-
-1. ``RUN/stills``: single frames, which teach shapes and colours for a sixteenth of the price.
-2. ``RUN/short``: a few consecutive frames from anywhere in a clip.
-3. ``RUN/clips``: whole clips.
-4. ``RUN/finish``: whole clips with a falling learning rate.
+The trainings follow each other, each resumable, as the variant's list of stages says: single frames first, which
+teach shapes and colours for a sixteenth of the price, then clips thinned out in time, which teach motion, then
+whole clips, at last with a falling learning rate. Each stage has its folder ``RUN/NAME``.
 
 The model folder is ``RUN/model``. Run it with one of
 
@@ -16,8 +13,8 @@ The model folder is ``RUN/model``. Run it with one of
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,13 +24,46 @@ from mmdiff.hub import save_model
 from mmdiff.training import Trainer, load_weights
 from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
 from mmdiff.video.conditioning import ConditionedNetwork
+from mmdiff.video.data import WithStills, collate_clips
 from mmdiff.video.digits import MovingDigits
 from mmdiff.video.model import ClipModel
 from mmdiff.video.tasks import ClipTask
 from mmdiff.video.unet import SpaceTimeUNet
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One training.
+
+    Args:
+        name: Its folder.
+        steps: Updates.
+        batch: Clips per update.
+        frames: Their frames.
+        stride: Distance between these.
+        late: Share of clips that start in the course of a longer video.
+        latest: Last frame they may start at.
+        stills: Single frames beside each clip.
+        rate: Learning rate.
+        schedule: Its course, constant or linear.
+        noise: Mean and deviation of the logarithm of the noise level of single frames; clips get more.
+    """
+
+    name: str
+    steps: int
+    batch: int
+    frames: int
+    stride: int = 1
+    late: float = 0.2
+    latest: int = 48
+    stills: int = 0
+    rate: float = 1.5e-3
+    schedule: str = "constant"
+    noise: tuple[float, float] = (0.5, 1.3)
+
+
 def main(
+    stages: list[Stage],
     run_dir: Path = Path("runs/clips"),
     resume: bool = False,
     size: int = 32,
@@ -43,21 +73,9 @@ def main(
     mixing: tuple[str, ...] = ("shift", "joint+tokens", "joint+tokens"),
     patch: int = 2,
     words: int = 128,
-    short_frames: int = 6,
-    stills_steps: int = 1800,
-    stills_batch: int = 48,
-    short_steps: int = 1500,
-    short_batch: int = 12,
-    clips_steps: int = 3000,
-    clips_batch: int = 6,
-    finish_steps: int = 1500,
-    learning_rate: float = 1.5e-3,
-    clip_rate: float = 1e-3,
-    noise: tuple[float, float] = (0.5, 1.3),
     drop: float = 0.1,
     pairs: float = 0.08,
     variety: float = 0.3,
-    late: float = 0.2,
     ema: float = 0.998,
     checkpoint_every: int = 250,
     workers: int = 0,
@@ -68,6 +86,7 @@ def main(
     """Train a model of captioned moving digits.
 
     Args:
+        stages: Trainings, one after the other.
         run_dir: Gets checkpoints, logs and the finished model.
         resume: Go on from the newest checkpoints in ``run_dir``.
         size: Height and width in pixels, a multiple of 32.
@@ -77,21 +96,9 @@ def main(
         mixing: Attention at each level.
         patch: Pixels along each side folded into channels.
         words: Channels of the caption encoder.
-        short_frames: Length of the second training's clips.
-        stills_steps: Updates of the first training.
-        stills_batch: Frames per update of the first training.
-        short_steps: Updates of the second.
-        short_batch: Its clips per update.
-        clips_steps: Updates of the third.
-        clips_batch: Its clips per update, and the fourth's.
-        finish_steps: Updates of the fourth.
-        learning_rate: Of the first two trainings.
-        clip_rate: Of the others.
-        noise: Mean and deviation of the logarithm of the noise level for single frames; clips get more.
         drop: Share of captions left out, for guidance.
         pairs: Share of clips with two digits.
         variety: Share of captions in other words.
-        late: Share of clips that start in the course of a longer video.
         ema: Decay of the weight average that is kept.
         checkpoint_every: Updates between checkpoints.
         workers: Data-loading processes.
@@ -100,7 +107,7 @@ def main(
         seed: Of weights, data and noise.
     """
     torch.manual_seed(seed)
-    digits: dict[str, Any] = {"size": size, "pairs": pairs, "variety": variety}
+    digits = {"size": size, "pairs": pairs, "variety": variety}
     examples = MovingDigits(frames=2, **digits)
     vocabulary = learn_vocabulary(examples[n]["caption"] for n in range(4000))
     span = frames - 1
@@ -110,36 +117,36 @@ def main(
     model = ClipModel(conditioned, CosineVP(), frames=frames, size=(size, size), fps=fps, mean=-0.9, std=0.37)
     set_compute_dtype(model, pick_compute_dtype(pick_device(device), dtype))
     model.to(memory_format=torch.channels_last)
-    task = ClipTask(model, noise, drop=drop)
+    task = ClipTask(model, drop=drop)
 
-    def train(name: str, steps: int, data: MovingDigits, schedule: str = "constant", **settings: Any) -> None:
+    for number, stage in enumerate(stages):
+        clips = MovingDigits(
+            frames=stage.frames,
+            stride=stage.stride,
+            seed=seed + number,
+            late=stage.late,
+            latest=stage.latest,
+            **digits,
+        )
+        task.noise = stage.noise
         trainer = Trainer(
-            run_dir / name,
+            run_dir / stage.name,
             task,
-            data,
-            steps=steps,
-            lr_schedule=schedule,
+            WithStills(clips, stills=stage.stills, seed=seed + number) if stage.stills else clips,
+            steps=stage.steps,
+            batch_size=stage.batch,
+            learning_rate=stage.rate,
+            lr_schedule=stage.schedule,
             warmup_steps=50,
             weight_decay=0.01,
             ema=(ema,),
             checkpoint_every=checkpoint_every,
             workers=workers,
+            collate=collate_clips,
             device=device,
             seed=seed,
-            **settings,
         )
         load_weights(task, trainer.fit(resume=resume))
-
-    stills = MovingDigits(frames=1, seed=seed, late=1.0, latest=frames, **digits)
-    train("stills", stills_steps, stills, batch_size=stills_batch, learning_rate=learning_rate)
-    short = MovingDigits(
-        frames=short_frames, seed=seed + 1, late=0.6, latest=max(1, frames - short_frames), **digits
-    )
-    train("short", short_steps, short, batch_size=short_batch, learning_rate=learning_rate)
-    clips = MovingDigits(frames=frames, seed=seed + 2, late=late, **digits)
-    train("clips", clips_steps, clips, batch_size=clips_batch, learning_rate=clip_rate)
-    last = MovingDigits(frames=frames, seed=seed + 3, late=late, **digits)
-    train("finish", finish_steps, last, "linear", batch_size=clips_batch, learning_rate=clip_rate)
 
     folder = save_model(model, run_dir / "model")
     print(f"saved {folder}; try it: mmdiff clip 'a blue seven moving left' --model {folder}")
