@@ -227,7 +227,7 @@ def test_guided_continuation_is_the_conditional_distribution_and_replacement_is_
     given = torch.full((1, 2, 2, 2), 0.4)
     mean, std = conditional(0.9, 8, [0, 1], [0.4, 0.4])
     drawn = chain.continue_from(given, 6, num=200, batch=200).double()
-    torch.testing.assert_close(drawn.mean((0, 1, 3, 4))[2:], mean[2:], atol=0.03, rtol=0)
+    torch.testing.assert_close(drawn.mean((0, 1, 3, 4))[2:], mean[2:], atol=0.04, rtol=0)
     torch.testing.assert_close(drawn.std((0, 1, 3, 4))[2:], std[2:], atol=0.0, rtol=0.12)
     replaced = chain.continue_from(given, 6, temperature=0.0, method="replacement")[0, 0, :, 0, 0]
     assert replaced[2] < 0.7 * mean[2]
