@@ -20,6 +20,7 @@ LAYERS = (
     {"diffusion"},
     {"nn"},
     {"training"},  # knows no modality: modalities say how they are trained and validated
+    {"media"},  # what modalities share: files and folders, caches, containers, lists of measures
     {"audio"},
     {"video"},
     {"joint"},
@@ -97,6 +98,16 @@ def test_nobody_imports_relatively():
     for file in _files():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}:{node.lineno}"
+
+
+def test_nobody_takes_what_another_module_keeps_for_itself():
+    for file in _files():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mmdiff":
+                private = [alias.name for alias in node.names if alias.name.startswith("_")]
+                assert not private, (
+                    f"{file}:{node.lineno} imports {', '.join(private)}: give it a public name"
+                )
 
 
 @pytest.mark.parametrize("recipe", all_recipes(), ids=lambda recipe: recipe.name)

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import collections
-import hashlib
-import os
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.progress import track
 
 from mmdiff.audio.io import read
 from mmdiff.audio.layouts import Clip
 from mmdiff.audio.loudness import loudness
 from mmdiff.errors import InputError
 from mmdiff.files import atomic_file
+from mmdiff.media import cache
+from mmdiff.progress import track
 
 _FORMAT = 1  # of the files below: a change makes new ones
-_MOST_BAD = 0.1  # share of unreadable clips above which something else is wrong
 
 
 def default_folder() -> Path:
-    """Return where decoded sound is kept: ``$XDG_CACHE_HOME/mmdiff/audio``, ``~/.cache`` by default."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmdiff" / "audio"
+    """Return where decoded sound is kept, see :func:`mmdiff.media.cache.default_folder`."""
+    return cache.default_folder("audio")
 
 
 class DecodedClips:
@@ -66,7 +61,8 @@ class DecodedClips:
         if not clips:
             raise InputError("clips must hold at least one recording: see find_audio()")
         folder = default_folder() if folder is None else Path(folder).expanduser()
-        self._file = folder / f"{_fingerprint(clips, sample_rate)}.i16"
+        states = (cache.state_of(clip.path) for clip in clips)
+        self._file = folder / f"{cache.fingerprint([f'{_FORMAT} {sample_rate}', *states], 24)}.i16"
         index = self._file.with_suffix(".npy")
         if not (index.is_file() and self._file.is_file()):
             _build(clips, sample_rate, self._file, index, progress)
@@ -101,67 +97,25 @@ class _Decoded(NamedTuple):
     complaint: str
 
 
-def _fingerprint(clips: Sequence[Clip], sample_rate: int) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {sample_rate}".encode())
-    for clip in clips:
-        try:
-            status = clip.path.stat()
-        except OSError as error:
-            raise InputError(f"clip {str(clip.path)!r} cannot be read: {error.strerror}") from None
-        digest.update(f"\n{clip.path.absolute()}\t{status.st_size}\t{status.st_mtime_ns}".encode())
-    return digest.hexdigest()[:24]
-
-
 def _build(clips: Sequence[Clip], sample_rate: int, file: Path, index: Path, progress: bool) -> None:
     """Decode all clips; the index comes last, and says that the samples are complete."""
     table = np.zeros(len(clips), _ROW)
     complaints: list[str] = []
     position = 0
-    try:
+    decoded = cache.on_threads(lambda clip: _decode(clip.path, sample_rate), clips, bounded=True)
+    with cache.writing_to(file.parent, "2 bytes a sample"):
         with atomic_file(file) as temporary:
             with temporary.open("wb") as out:
-                decoded = _decode_in_order(clips, sample_rate)
-                for n, clip in enumerate(
-                    track(decoded, "Decoding audio", total=len(clips), disable=not progress)
-                ):
+                shown = track(decoded, "Decoding audio", total=len(clips), show=progress)
+                for n, clip in enumerate(shown):
                     table[n] = position, len(clip.samples), clip.scale, clip.loudness
                     out.write(clip.samples.tobytes())
                     position += len(clip.samples)
                     if clip.complaint:
                         complaints.append(clip.complaint)
-            _report(complaints, len(clips))
+            cache.report_broken(complaints, len(clips), stacklevel=4)
         with atomic_file(index) as temporary:
             np.save(temporary, table)
-    except OSError as error:
-        raise InputError(
-            f"cache={str(file.parent)!r} cannot be written: {error.strerror or error}. It needs 2 bytes a "
-            "sample; name another folder"
-        ) from None
-
-
-def _report(complaints: list[str], total: int) -> None:
-    if not complaints:
-        return
-    text = f"{len(complaints)} of {total} clips cannot be used: " + "; ".join(complaints[:3])
-    if len(complaints) > max(_MOST_BAD * total, 1) or len(complaints) == total:
-        raise InputError(f"{text}. Repair or remove them")
-    warnings.warn(f"{text}. They are left out", stacklevel=5)
-
-
-def _decode_in_order(clips: Iterable[Clip], sample_rate: int) -> Iterator[_Decoded]:
-    """Decode on a few threads, never far ahead of who takes the results: memory holds a few clips."""
-    threads = min(4, os.cpu_count() or 1)
-    waiting: collections.deque[Future[_Decoded]] = collections.deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for clip in clips:
-                waiting.append(pool.submit(_decode, clip.path, sample_rate))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _decode(path: Path, sample_rate: int) -> _Decoded:

@@ -14,6 +14,7 @@ from mmdiff.audio.cache import DecodedClips
 from mmdiff.audio.layouts import Clip, find_audio, find_train_valid
 from mmdiff.audio.resampling import check_rate
 from mmdiff.errors import InputError
+from mmdiff.media.draws import draw_by_length, item_rng
 
 __all__ = ["AudioCrops", "Clip", "Crop", "find_audio", "find_train_valid"]
 
@@ -113,10 +114,8 @@ class AudioCrops:
 
     def __getitem__(self, index: int) -> Crop:
         """Return crop ``index`` >= 0."""
-        if index < 0:
-            raise IndexError(f"index={index} must be 0 or more: there is no last crop")
-        rng = np.random.Generator(np.random.Philox(key=np.array([self.seed % 2**64, index], np.uint64)))
-        clip = int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
+        rng = item_rng(self.seed, index)
+        clip = draw_by_length(self._ends, rng)
         wave = self._cut(clip, rng)
         wave *= self._gain(clip, wave, rng)
         if self.dither:

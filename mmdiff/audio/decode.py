@@ -7,7 +7,6 @@ lists), headers are checked before anything is believed, and nothing is allocate
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,16 @@ import soundfile
 
 from mmdiff.audio.resampling import MAX_RATE
 from mmdiff.errors import InputError
+from mmdiff.media.opening import (
+    AV_ERRORS,
+    CUT_SLACK,
+    PathLike,
+    check_path,
+    container_name,
+    cut_short,
+    damaged,
+    open_container,
+)
 
 MAX_CHANNELS = 64
 MAX_PER_BYTE = 1 << 16  # samples a byte can stand for; FLAC blocks of digital silence come nearest
@@ -27,11 +36,10 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,aac,flac,wav,w64,aiff,au,caf,avi,mpegts,mpeg,flv,asf,"
     "g722,amr,ape,wv,tta,ac3,eac3"
 )
+_UNKNOWN = "is in no known sound format, or damaged: use wav, flac, mp3, ogg, opus, m4a or a video with sound"
 _SEEKABLE = "mov"  # FFmpeg's family of containers whose time stamps count samples
 _STREAMED = 0x7FFF0000  # RIFF sizes from here on mean "unknown when the header was written"
-_CUT_SLACK = 0.25  # seconds that encoder padding may take away from a claimed length
 _SOUNDFILE_ERRORS = (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError)
-_AV_ERRORS = (av.error.FFmpegError, ValueError, OSError, IndexError, RuntimeError)
 
 
 class Sound(Protocol):
@@ -56,7 +64,7 @@ class Sound(Protocol):
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[Sound]:
+def opened(path: PathLike) -> Iterator[Sound]:
     """Open the sound of a media file.
 
     Raises
@@ -78,30 +86,6 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Sound]:
         yield sound
     finally:
         sound.close()
-
-
-def damaged(path: Path, reason: str) -> InputError:
-    """Return the error for a file whose content is wrong."""
-    return InputError(f"path={str(path)!r} is damaged: {reason}. Copy or export it again")
-
-
-def check_path(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a media file that can be read, or raise InputError."""
-    file = Path(path).expanduser()
-    if os.path.isdir(file):  # unlike Path.is_dir, says no to a name that cannot be
-        raise InputError(f"path={str(file)!r} is a folder: name one sound file in it")
-    try:
-        size = file.stat().st_size
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"path={str(file)!r} cannot be read: {reason}. Check the name") from None
-    if not file.is_file():
-        raise InputError(f"path={str(file)!r} must be a file that can be read twice: save the stream first")
-    if size == 0:
-        raise InputError(f"path={str(file)!r} is empty (0 bytes): copy or export it again")
-    if not os.access(file, os.R_OK):
-        raise InputError(f"path={str(file)!r} may not be read by this user: change its permissions")
-    return file
 
 
 def _open(file: Path) -> Sound:
@@ -149,14 +133,7 @@ class _LibsndfileSound:
 class _FFmpegSound:
     def __init__(self, file: Path, container_format: str | None) -> None:
         self.file = file
-        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-        try:
-            self._container = av.open(str(file), format=container_format, container_options=options)
-        except _AV_ERRORS:
-            raise InputError(
-                f"path={str(file)!r} is in no known sound format, or damaged: "
-                "use wav, flac, mp3, ogg, opus, m4a or a video with sound"
-            ) from None
+        self._container = open_container(file, _FORMATS, _UNKNOWN, only=container_format)
         if not self._container.streams.audio:
             self._container.close()
             raise InputError(f"path={str(file)!r} has no sound in it: choose a file with an audio track")
@@ -168,7 +145,7 @@ class _FFmpegSound:
             )
         self.sample_rate: int = self._stream.rate or 0
         self.channels: int = self._stream.channels or 0
-        self.container = self._container.format.name.split(",")[0]
+        self.container = container_name(self._container)
         self.codec = f"{self.container}/{self._stream.codec_context.name}"
         self.frames: int | None = None  # what FFmpeg reports may be an estimate
 
@@ -182,10 +159,10 @@ class _FFmpegSound:
                     yield piece
                 if stop is not None and position >= stop:
                     return
-        except _AV_ERRORS:
+        except AV_ERRORS:
             raise _cut(self.file, position / self.sample_rate, None) from None
         claimed = self._claimed_seconds()
-        if claimed is not None and position / self.sample_rate < claimed - _CUT_SLACK:
+        if claimed is not None and position / self.sample_rate < claimed - CUT_SLACK:
             raise _cut(self.file, position / self.sample_rate, claimed)
 
     def _seek(self, start: int) -> bool:
@@ -225,10 +202,7 @@ class _FFmpegSound:
 
 def _cut(path: Path, seconds: float, claimed: float | None) -> InputError:
     said = "it cannot be decoded further" if claimed is None else f"its header says {claimed:.2f} s"
-    return InputError(
-        f"path={str(path)!r} is damaged or cut short after {seconds:.2f} s: {said}. "
-        f"Copy it again, or read only what is there with duration={max(seconds - 0.05, 0):.2f}"
-    )
+    return cut_short(path, seconds, said, "duration")
 
 
 def _missing_bytes(file: Path) -> int:

@@ -18,6 +18,7 @@ from mmdiff.audio.decode import MAX_CHANNELS
 from mmdiff.audio.resampling import check_rate
 from mmdiff.errors import InputError
 from mmdiff.files import TEMPORARY
+from mmdiff.media.writing import naming_errors
 
 _FORMATS = {
     (".wav", 16): ("WAV", "PCM_16"),
@@ -56,7 +57,7 @@ class Writer:
             path.suffix.lower(), 16 if path.suffix.lower() in _LOSSY else bits
         ]
         self._temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
-        with self._naming_errors():
+        with self._cleared_up():
             self._file = soundfile.SoundFile(
                 str(self._temporary), "w", sample_rate, channels, self._subtype, format=self._format
             )
@@ -74,20 +75,13 @@ class Writer:
         InputError
             Its shape or type does not fit, it is not finite, or the disk is full.
         """
-        wave = torch.as_tensor(wave)
-        if not wave.is_floating_point():
-            raise InputError(f"wave.dtype={wave.dtype} must be floating point: divide int16 by 32768.0")
-        if wave.ndim not in (1, 2) or (1 if wave.ndim == 1 else wave.shape[0]) != self._channels:
-            raise InputError(f"wave.shape={tuple(wave.shape)} must be (channels={self._channels}, samples)")
-        samples = wave.detach().to("cpu", torch.float32).reshape(self._channels, -1).T
-        if not samples.isfinite().all():
-            raise InputError("wave has NaN or infinite samples: it must be finite to be written")
+        samples = check_wave(wave, self._channels).T
         width = {"PCM_16": 2, "PCM_24": 3}.get(self._subtype, 4)
         if self._format == "WAV" and (self.frames + len(samples)) * self._channels * width > _WAV_LIMIT:
             raise InputError(f"path={str(self.path)!r} would pass 4 GiB, which wav cannot: use .flac")
         if samples.numel():
             self._peak = max(self._peak, float(samples.abs().max()))
-        with self._naming_errors():
+        with self._cleared_up():
             for piece in torch.split(samples, _PIECE):
                 self._file.write(_quantise(piece, self._subtype))
         self.frames += len(samples)
@@ -96,7 +90,7 @@ class Writer:
         """Close the file and give it its name."""
         if self.frames == 0:
             raise InputError(f"path={str(self.path)!r} would hold no sound: write at least one sample")
-        with self._naming_errors():
+        with self._cleared_up():
             self._file.close()
             os.replace(self._temporary, self.path)
         if self._peak > 1 and self._subtype != "FLOAT":
@@ -109,16 +103,13 @@ class Writer:
         self._temporary.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _naming_errors(self) -> Iterator[None]:
+    def _cleared_up(self) -> Iterator[None]:
         try:
-            yield
-        except _ERRORS as error:
+            with naming_errors(self.path, _ERRORS):
+                yield
+        except InputError:
             self._temporary.unlink(missing_ok=True)
-            reason = getattr(error, "strerror", None) or getattr(error, "error_string", None) or error
-            raise InputError(
-                f"path={str(self.path)!r} cannot be written: {reason}. Check the folder, its permissions and "
-                "free space"
-            ) from None
+            raise
 
 
 @contextlib.contextmanager
@@ -166,6 +157,19 @@ def writer(
         file.finish()
     finally:
         file.discard()
+
+
+def check_wave(wave: Tensor | np.ndarray, channels: int, what: str = "wave") -> Tensor:
+    """Return sound that is to be written as (channels, samples), float32 on the host, or raise InputError."""
+    wave = torch.as_tensor(wave)
+    if not wave.is_floating_point():
+        raise InputError(f"{what}.dtype={wave.dtype} must be floating point: divide int16 by 32768.0")
+    if wave.ndim not in (1, 2) or (1 if wave.ndim == 1 else wave.shape[0]) != channels:
+        raise InputError(f"{what}.shape={tuple(wave.shape)} must be (channels={channels}, samples)")
+    samples = wave.detach().to("cpu", torch.float32).reshape(channels, -1)
+    if not samples.isfinite().all():
+        raise InputError(f"{what} has NaN or infinite samples: it must be finite to be written")
+    return samples
 
 
 def _check_format(path: Path, sample_rate: int, channels: int, bits: int) -> None:

@@ -6,8 +6,6 @@ their full scale; float files are passed on as they are.
 
 from __future__ import annotations
 
-import math
-import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,10 +19,11 @@ from mmdiff.audio.decode import opened
 from mmdiff.audio.encode import Writer, writer
 from mmdiff.audio.resampling import check_rate, resample, resample_blocks
 from mmdiff.errors import InputError
+from mmdiff.media.blocks import check_span, rebuffer
+from mmdiff.media.opening import PathLike
 
 __all__ = ["AudioInfo", "Writer", "check", "info", "read", "resample", "stream", "write", "writer"]
 
-PathLike = str | os.PathLike[str]
 MAX_READ = 1 << 30  # values that read() returns at most: 4 GiB
 SILENT = 1e-4  # peak below which sound counts as silence: -80 dBFS
 LOUD = 8.0  # peak above which samples are surely not scaled to [-1, 1]
@@ -137,8 +136,8 @@ def stream(
     size = block_seconds * _target_rate(path, sample_rate)
     if not 1 <= size < MAX_READ:
         raise InputError(f"block_seconds={block_seconds!r} must be positive and no more than 4 GiB of sound")
-    _check_span(start, duration)
-    return _rebuffer(_pieces(path, sample_rate, mono, start, duration), round(size))
+    check_span(start, duration, "duration")
+    return rebuffer(_pieces(path, sample_rate, mono, start, duration), round(size), dim=-1)
 
 
 def check(wave: Tensor, *, what: str = "wave", allow_silence: bool = True) -> Tensor:
@@ -218,18 +217,11 @@ def _target_rate(path: PathLike, sample_rate: int | None) -> int:
         return sample_rate or sound.sample_rate
 
 
-def _check_span(start: float, duration: float | None) -> None:
-    if not (math.isfinite(start) and start >= 0):
-        raise InputError(f"start={start!r} must be a time in seconds, zero or later")
-    if duration is not None and not (math.isfinite(duration) and duration > 0):
-        raise InputError(f"duration={duration!r} must be a positive number of seconds, or None for all")
-
-
 def _pieces(
     path: PathLike, sample_rate: int | None, mono: bool, start: float, duration: float | None
 ) -> Iterator[Tensor]:
     """Yield the sound asked for, in pieces of no particular size."""
-    _check_span(start, duration)
+    check_span(start, duration, "duration")
     with opened(path) as sound:
         first = round(start * sound.sample_rate)
         stop = None if duration is None else first + max(1, round(duration * sound.sample_rate))
@@ -270,19 +262,3 @@ def _check_finite(wave: Tensor, what: str) -> None:
     bad = int((~wave.isfinite()).sum())
     if bad:
         raise InputError(f"{what} has {bad} samples that are NaN or infinite: it must be exported again")
-
-
-def _rebuffer(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Cut a stream of pieces of any size into blocks of one size; the last may be shorter."""
-    held: list[Tensor] = []
-    count = 0
-    for piece in pieces:
-        held.append(piece)
-        count += piece.shape[-1]
-        if count >= size:
-            joined = torch.cat(held, -1)
-            whole = count // size * size
-            yield from (block.clone() for block in torch.split(joined[:, :whole], size, -1))
-            held, count = [joined[:, whole:]], count - whole
-    if count:
-        yield torch.cat(held, -1)

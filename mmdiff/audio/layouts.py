@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from mmdiff.errors import InputError
+from mmdiff.media.folders import subfolders, walk
+from mmdiff.media.manifests import TABLES, Record, existing, lines, records, text_of
+from mmdiff.media.splits import apart, hold_out
 
 _ENDINGS = (
     ".wav .flac .ogg .oga .opus .mp3 .m4a .aac .aiff .aif .au .caf .w64 .g722 .wma .ape .wv "
@@ -17,7 +19,7 @@ _ENDINGS = (
 )
 SUFFIXES = frozenset(_ENDINGS.split())
 LAYOUTS = ("auto", "folder", "ljspeech", "vctk", "libritts", "manifest")
-_MANIFESTS = (".txt", ".lst", ".csv", ".tsv", ".psv", ".jsonl")
+_MANIFESTS = (".txt", ".lst", ".psv", *TABLES)
 _PATH_KEYS = ("path", "audio", "file", "file_name", "audio_filepath", "wav")
 _TEXT_KEYS = ("text", "sentence", "transcript", "transcription")
 _SECONDS_KEYS = ("seconds", "duration")
@@ -102,13 +104,10 @@ def find_train_valid(source: str | os.PathLike[str], layout: str = "auto") -> tu
     train = find_audio(source, layout, "train" if splits["train"] else None)
     named = next((name for name in ("valid", "dev") if splits[name]), None)
     if named is None:
-        count = min(100, max(1, len(train) // 50))
-        valid = [train[(2 * i + 1) * len(train) // (2 * count)] for i in range(count)]
+        train, valid = hold_out(train, attrgetter("path"))
     else:
         valid = find_audio(source, layout, named)
-    if named is None or not splits["train"]:
-        held = {clip.path for clip in valid}
-        train = [clip for clip in train if clip.path not in held]
+        train = train if splits["train"] else apart(train, valid, attrgetter("path"))
     if not train:
         raise InputError(f"source={str(source)!r} must hold two recordings or more: one of them validates")
     return train, valid
@@ -120,7 +119,7 @@ def _has_split(root: Path, layout: str, split: str) -> bool:
     if any((root / f"{split}{suffix}").is_file() for suffix in _MANIFESTS):
         return True
     if layout == "libritts" or (layout == "auto" and _recognise(root) == "libritts"):
-        return any(_is_libritts_part(p) and p.name.startswith(split) for p in (root, *_folders(root)))
+        return any(_is_libritts_part(p) and p.name.startswith(split) for p in (root, *subfolders(root)))
     return (root / split).is_dir()
 
 
@@ -152,34 +151,23 @@ def _recognise(root: Path) -> str:
         return "ljspeech"
     if (root / "txt").is_dir() and any(root.glob("wav48*")):
         return "vctk"
-    if any(_is_libritts_part(part) for part in (root, *_folders(root))):
+    if any(_is_libritts_part(part) for part in (root, *subfolders(root))):
         return "libritts"
     return "folder"
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _is_libritts_part(folder: Path) -> bool:
     """Say whether a folder holds {speaker number}/{chapter number}/ and is named like a LibriTTS part."""
     if not folder.name.startswith(("train-", "dev-", "test-")):
         return False
-    speakers = _folders(folder)
+    speakers = subfolders(folder)
     return bool(speakers) and all(speaker.name.isdecimal() for speaker in speakers)
 
 
 def _sounds(root: Path) -> Iterator[Path]:
     """Yield the visible sound files below a folder, sorted, each folder's files before its subfolders'."""
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if len(Path(folder).parts) - len(root.parts) > 32:
-            raise InputError(
-                f"source={str(root)!r} has folders more than 32 deep: is there a link in a circle?"
-            )
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                yield Path(folder, name)
+    for folder in walk(root):
+        yield from folder.ending_in(SUFFIXES)
 
 
 def _tree(root: Path) -> Iterator[Clip]:
@@ -189,19 +177,15 @@ def _tree(root: Path) -> Iterator[Clip]:
 
 
 def _text_beside(path: Path) -> str | None:
-    normalised = _text_of(path.with_suffix(".normalized.txt"))
-    return _text_of(path.with_suffix(".txt")) if normalised is None else normalised
-
-
-def _text_of(file: Path) -> str | None:
-    return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else None
+    normalised = text_of(path.with_suffix(".normalized.txt"))
+    return text_of(path.with_suffix(".txt")) if normalised is None else normalised
 
 
 def _ljspeech(root: Path) -> Iterator[Clip]:
     metadata = root / "metadata.csv"
-    for number, line in _lines(metadata):
+    for number, line in lines(metadata):
         name, *texts = line.split("|")
-        path = _existing(root / "wavs" / f"{name}.wav", metadata, number)
+        path = existing(root / "wavs" / f"{name}.wav", metadata, number)
         yield Clip(path, "LJ", texts[-1] if texts else None)
 
 
@@ -213,11 +197,11 @@ def _vctk(root: Path) -> Iterator[Clip]:
             continue
         speaker = path.parent.name
         take = stem.removesuffix("_mic1").removesuffix("_mic2")
-        yield Clip(path, speaker, _text_of(root / "txt" / speaker / f"{take}.txt"))
+        yield Clip(path, speaker, text_of(root / "txt" / speaker / f"{take}.txt"))
 
 
 def _libritts(root: Path, split: str | None) -> Iterator[Clip]:
-    parts = [root] if _is_libritts_part(root) else [p for p in _folders(root) if _is_libritts_part(p)]
+    parts = [root] if _is_libritts_part(root) else [p for p in subfolders(root) if _is_libritts_part(p)]
     for part in parts:
         if split is None or part.name.startswith(split):
             yield from _tree(part)
@@ -232,49 +216,19 @@ def _of_manifest(file: Path, split: str | None) -> list[Clip]:
 
 
 def _read_manifest(file: Path) -> list[Clip]:
-    if file.suffix.lower() == ".jsonl":
-        return [_of_record(_parse(line, file, n), file, n) for n, line in _lines(file)]
-    if file.suffix.lower() in (".csv", ".tsv"):
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-            return [_of_record(row, file, rows.line_num) for row in rows]
-    return [_of_line(line, file, n) for n, line in _lines(file)]
+    if file.suffix.lower() in TABLES:
+        return [_of_record(record) for record in records(file)]
+    return [_of_line(line, file, n) for n, line in lines(file)]
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield the numbered lines that say something; ``#`` begins a comment line."""
-    try:
-        with file.open(encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip() and not line.startswith("#"):
-                    yield number, line.rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise InputError(f"{str(file)!r} must be a text file in UTF-8: save it in that encoding") from None
-
-
-def _parse(line: str, file: Path, number: int) -> dict[str, object]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{str(file)!r} line {number} must be one JSON object: {error}") from None
-    if not isinstance(record, dict):
-        raise InputError(f"{str(file)!r} line {number} must be one JSON object, not {line[:40]!r}")
-    return record
-
-
-def _of_record(record: dict[str, object], file: Path, number: int) -> Clip:
-    def first(keys: tuple[str, ...]) -> object:
-        return next((record[key] for key in keys if record.get(key) not in (None, "")), None)
-
-    name, text, seconds = first(_PATH_KEYS), first(_TEXT_KEYS), first(_SECONDS_KEYS)
-    if not isinstance(name, str):
-        raise InputError(f"{str(file)!r} line {number} must name its file under {', '.join(_PATH_KEYS)}")
-    path = _existing(file.parent / name, file, number)
+def _of_record(record: Record) -> Clip:
+    name = record.name_of_file(*_PATH_KEYS)
+    path, text, seconds = record.path(name), record.first(*_TEXT_KEYS), record.first(*_SECONDS_KEYS)
     try:
         known = None if seconds is None else float(str(seconds))
     except ValueError:
-        raise InputError(f"{str(file)!r} line {number}: duration={seconds!r} must be in seconds") from None
-    speaker = first(("speaker", "speaker_id"))
+        raise InputError(f"{record.where}: duration={seconds!r} must be in seconds") from None
+    speaker = record.first("speaker", "speaker_id")
     known_speaker = _speaker_of(name) if speaker is None else str(speaker)
     return Clip(path, known_speaker, None if text is None else str(text), known)
 
@@ -282,18 +236,10 @@ def _of_record(record: dict[str, object], file: Path, number: int) -> Clip:
 def _of_line(line: str, file: Path, number: int) -> Clip:
     name, *rest = (part.strip() for part in line.split("|"))
     speaker = rest.pop(0) if len(rest) > 1 else _speaker_of(name)
-    return Clip(_existing(file.parent / name, file, number), speaker, "|".join(rest) if rest else None)
+    return Clip(existing(file.parent / name, file, number), speaker, "|".join(rest) if rest else None)
 
 
 def _speaker_of(name: str) -> str:
     """Take the first folder of a relative path for the speaker."""
     parts = Path(name).parts
     return "" if Path(name).is_absolute() or len(parts) < 2 else parts[0]
-
-
-def _existing(path: Path, file: Path, number: int) -> Path:
-    if not path.is_file():
-        raise InputError(
-            f"{str(file)!r} line {number} names {str(path)!r}, which is no file: correct the line"
-        )
-    return path

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmdiff.errors import InputError
+from mmdiff.media.folders import walk
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,8 @@ def _pairs(path: Path, accepts: Collection[str], tag: str) -> Iterator[tuple[Pat
 
 
 def _files(folder: Path, accepts: Collection[str]) -> Iterator[Path]:
-    for where, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in accepts:
-                yield Path(where, name)
+    for inner in walk(folder, links=False):
+        yield from inner.ending_in(accepts)
 
 
 def _named(pairs: list[tuple[Path, Path, Path]], out: str | None, suffix: str) -> list[Job]:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 
-from mmdiff.audio import cache as audio_cache
 from mmdiff.errors import InputError
 from mmdiff.files import atomic_file
+from mmdiff.media import cache
 from mmdiff.progress import track
 from mmdiff.video.frames import Frames
 from mmdiff.video.items import VideoItem
@@ -28,8 +25,8 @@ T = TypeVar("T")
 
 
 def default_folder() -> Path:
-    """Return where frames are kept: ``$XDG_CACHE_HOME/mmdiff/video``, ``~/.cache`` by default."""
-    return audio_cache.default_folder().with_name("video")
+    """Return where frames are kept, see :func:`mmdiff.media.cache.default_folder`."""
+    return cache.default_folder("video")
 
 
 class CachedFrames:
@@ -140,7 +137,7 @@ class CachedFrames:
     ) -> dict[str, int]:
         """Decode what is not there yet; return the number of frames of each key that can be used."""
         frame = int(np.prod(self.frames.shape))
-        try:
+        with cache.writing_to(folder, f"{frame} bytes a frame"):
             folder.mkdir(parents=True, exist_ok=True)
             with _alone(folder):
                 lengths = self._present(wanted)  # another process may have made them meanwhile
@@ -153,11 +150,6 @@ class CachedFrames:
                     return frames
 
                 return lengths | _usable(make, missing, len(wanted), "Caching frames", progress)
-        except OSError as error:
-            raise InputError(
-                f"cache={str(folder)!r} cannot be written: {error.strerror or error}. It needs "
-                f"{frame} bytes a frame; name another folder"
-            ) from None
 
     def _write(self, key: str, item: VideoItem, spend: Callable[[int], None]) -> int:
         """Decode one item into its file; return its number of frames."""
@@ -187,20 +179,12 @@ class CachedFrames:
 
 
 def _fingerprints(items: Sequence[VideoItem], frames: Frames) -> list[str]:
-    @functools.lru_cache(maxsize=1 << 16)  # many items may share a file
-    def state(path: Path) -> str:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise InputError(f"path={str(path)!r} cannot be read: {error.strerror}") from None
-        return f"{path.absolute()}\t{status.st_size}\t{status.st_mtime_ns}"
-
-    def fingerprint(item: VideoItem) -> str:
-        part = f"{item.member}\n{item.start} {item.end}"
-        text = f"{_FORMAT} {frames}\n{state(item.path)}\n{part}"
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-
-    return [fingerprint(item) for item in items]
+    state = functools.lru_cache(maxsize=1 << 16)(cache.state_of)  # many items may share a file
+    how = f"{_FORMAT} {frames}"
+    return [
+        cache.fingerprint([how, state(item.path), f"{item.member}", f"{item.start} {item.end}"], 32)
+        for item in items
+    ]
 
 
 def _usable(
@@ -216,13 +200,10 @@ def _usable(
         except InputError as error:
             return str(error)
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        try:
-            results = pool.map(attempt, wanted.items())
-            done = list(track(results, what, total=len(wanted), show=progress))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-    audio_cache._report([result for result in done if isinstance(result, str)], total)
+    results = cache.on_threads(attempt, wanted.items())
+    done = list(track(results, what, total=len(wanted), show=progress))
+    complaints = [result for result in done if isinstance(result, str)]
+    cache.report_broken(complaints, total, stacklevel=5)
     return {key: result for key, result in zip(wanted, done, strict=True) if not isinstance(result, str)}
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from mmdiff.audio.layouts import _existing, _lines, _parse, _text_of
 from mmdiff.errors import InputError
+from mmdiff.media.manifests import TABLES, Record, lines, records, text_of
 from mmdiff.video.items import VideoItem
 
-MANIFESTS = (".csv", ".tsv", ".jsonl", ".txt", ".lst")
+MANIFESTS = (*TABLES, ".txt", ".lst")
 PATH_KEYS = ("file", "video", "path", "file_name", "image")
 CAPTION_KEYS = ("caption", "text")
 LABEL_KEYS = ("label", "class")
-_INDEXES = [f"{name}{suffix}" for name in ("metadata", "captions") for suffix in (".csv", ".tsv", ".jsonl")]
+_INDEXES = [f"{name}{suffix}" for name in ("metadata", "captions") for suffix in TABLES]
 
 
 class Listed(NamedTuple):
@@ -30,7 +29,7 @@ class Listed(NamedTuple):
 
 def caption_beside(path: Path) -> str | None:
     """Text of the file with the same stem and the ending .txt, its lines joined; None without one."""
-    return tidy(_text_of(path.with_suffix(".txt")))
+    return tidy(text_of(path.with_suffix(".txt")))
 
 
 def tidy(text: object) -> str | None:
@@ -79,7 +78,7 @@ def read_manifests(files: Sequence[Path]) -> list[list[Listed]]:
     InputError
         A line cannot be read, or names a file that is not there.
     """
-    read = [[_listed(record, file, number) for number, record in _records(file)] for file in files]
+    read = [[_listed(record) for record in _records(file)] for file in files]
     names = sorted({line.class_name for lines in read for line in lines if line.class_name is not None})
     if names and any(line.item.label is not None for lines in read for line in lines):
         raise InputError(
@@ -96,51 +95,28 @@ def read_manifests(files: Sequence[Path]) -> list[list[Listed]]:
     ]  # fmt: skip
 
 
-def _records(file: Path) -> Iterable[tuple[int, dict[str, object]]]:
-    suffix = file.suffix.lower()
-    if suffix == ".jsonl":
-        return ((number, _parse(line, file, number)) for number, line in _lines(file))
-    if suffix in (".csv", ".tsv"):
-        return _rows(file, "\t" if suffix == ".tsv" else ",")
-    return ((number, _plain(line)) for number, line in _lines(file))
+def _records(file: Path) -> Iterator[Record]:
+    if file.suffix.lower() in TABLES:
+        yield from records(file)
+        return
+    for number, line in lines(file):
+        name, _, caption = line.partition("|")
+        yield Record(file, number, {"file": name.strip(), "caption": caption})
 
 
-def _plain(line: str) -> dict[str, object]:
-    name, _, caption = line.partition("|")
-    return {"file": name.strip(), "caption": caption}
-
-
-def _rows(file: Path, delimiter: str) -> Iterator[tuple[int, dict[str, object]]]:
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream, delimiter=delimiter)
-            for row in rows:
-                yield rows.line_num, {str(key).strip().lower(): value for key, value in row.items()}
-    except UnicodeDecodeError:
-        raise InputError(f"{str(file)!r} must be a text file in UTF-8: save it in that encoding") from None
-    except csv.Error as error:
-        raise InputError(f"{str(file)!r} cannot be read as a table: {error}") from None
-
-
-def _listed(record: dict[str, object], file: Path, number: int) -> Listed:
-    def first(keys: tuple[str, ...]) -> object:
-        return next((record[key] for key in keys if record.get(key) not in (None, "")), None)
-
-    where = f"{str(file)!r} line {number}"
-    name = first(PATH_KEYS)
-    if not isinstance(name, str):
-        raise InputError(f"{where} must name its file under {', '.join(PATH_KEYS)}")
-    path = _existing(file.parent / name, file, number)
-    caption = tidy(first(CAPTION_KEYS)) or caption_beside(path)
-    start, end = (_seconds(first((key, f"{key}_time")), key, where) for key in ("start", "end"))
+def _listed(record: Record) -> Listed:
+    where, first = record.where, record.first
+    path = record.path(record.name_of_file(*PATH_KEYS))
+    caption = tidy(first(*CAPTION_KEYS)) or caption_beside(path)
+    start, end = (_seconds(first(key, f"{key}_time"), key, where) for key in ("start", "end"))
     start = 0.0 if start is None else start
     if end is not None and end <= start:
         raise InputError(f"{where}: end={end:g} must be after start={start:g}, in seconds")
-    label = first(LABEL_KEYS)
+    label = first(*LABEL_KEYS)
     known = label_number(label, where)
-    split = tidy(first(("split",)))
+    split = tidy(first("split"))
     class_name = str(label) if label is not None and known is None else None
-    actions = read_actions(first(("actions",)), where)
+    actions = read_actions(first("actions"), where)
     return Listed(VideoItem(path, caption, known, start, end, actions=actions), class_name, split)
 
 

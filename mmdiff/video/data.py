@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmdiff.errors import InputError
+from mmdiff.media.draws import draw_by_length, item_rng
 from mmdiff.training.data import IndexedData
 from mmdiff.video.cache import CachedFrames
 from mmdiff.video.flips import DIRECTION_WORDS, check_flip, may_flip
@@ -141,8 +142,8 @@ class VideoClips:
             ``video`` uint8 (3, frames, H, W), ``caption`` str, empty where there is none, and, if all
             items have one, ``label`` int; if all have some, ``actions`` int64 (frames,).
         """
-        rng = _rng(self.seed, index)
-        number = int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
+        rng = item_rng(self.seed, index)
+        number = draw_by_length(self._ends, rng)
         item, length = self.items[number], int(self._frames.lengths[number])
         first = int(rng.integers(max(length - int(self._numbers[-1]), 1)))
         places = np.minimum(first + self._numbers, length - 1)
@@ -244,7 +245,7 @@ class WithStills:
         """
         clip = dict(self.clips[index])
         channels, _, *size = clip["video"].shape
-        rng = _rng(self.seed, index, stream=1)
+        rng = item_rng(self.seed, index, stream=1)
         chosen = [self._still(index * self.stills + k, rng) for k in range(self.stills)]
         for picture, _ in chosen:
             if picture.shape != (channels, *size):
@@ -309,11 +310,3 @@ def _joined(key: str, values: list[Any]) -> Any:
 
 def _is_numbers(values: tuple[Any, ...]) -> bool:
     return bool(values) and all(isinstance(value, int | float) for value in values)
-
-
-def _rng(seed: int, index: int, stream: int = 0) -> np.random.Generator:
-    """Return the random numbers of item ``index`` >= 0; streams are unrelated."""
-    if index < 0:
-        raise IndexError(f"index={index} must be 0 or more: there is no last clip")
-    key = np.array([seed % 2**64, index], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, stream], np.uint64)))

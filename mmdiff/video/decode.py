@@ -17,19 +17,21 @@ from typing import Any
 import av
 import numpy as np
 
-from mmdiff.audio.decode import damaged
 from mmdiff.errors import InputError
-from mmdiff.video.timing import EXACT, Timing, measure
+from mmdiff.media.opening import AV_ERRORS, CUT_SLACK, container_name, cut_short, damaged, open_container
+from mmdiff.video.timing import Timing, measure
 
 MAX_PIXELS = 1 << 27  # of one picture: 16K is just inside
-AV_ERRORS = (av.error.FFmpegError, ValueError, OSError, IndexError, RuntimeError, AssertionError)
 ACCURATE = 0x4 | 0x2000 | 0x4000 | 0x40000  # swscale: bicubic, all of the chroma, rounded: 12 dB better
 _FULL_RANGE = 2  # number of libavutil
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,ogg,flv,asf,mpegts,mpeg,mpegvideo,h264,hevc"
+_UNKNOWN = (
+    "is in no known video format, or damaged or cut short: "
+    "use mp4, webm, mkv, mov, avi or gif, or export it again"
+)
 _SEQUENTIAL = ("gif", "apng", "mpeg")  # pictures that change the one before, or have no time of their own
 _SCANNED = 1 << 26  # bytes of a file read to learn its frame rate
 _BACK = (0.0, 1.0, 5.0, 25.0)  # seconds to go back further when a seek ends too late
-_CUT_SLACK = 0.25  # seconds that may be missing at the end
 _LAYOUTS = {
     (False, False): "rgb24",
     (False, True): "rgba",
@@ -101,7 +103,7 @@ class Movie:
 
     @property
     def _format(self) -> str:
-        return str(self._container.format.name.split(",")[0])
+        return container_name(self._container)
 
     @property
     def _counts(self) -> bool:
@@ -124,12 +126,12 @@ class Movie:
                 end = begin + (period if not self.timing.variable else self._lasts(frame, period))
                 yield begin, end, frame
         except AV_ERRORS:
-            raise _cut(self.file, end, "it cannot be decoded further") from None
+            raise cut_short(self.file, end, "it cannot be decoded further", "seconds") from None
         claimed = self._claimed_seconds()
-        if claimed is not None and end < claimed - max(_CUT_SLACK, 2.5 * period):
-            raise _cut(self.file, end, f"its header says {claimed:.2f} s")
+        if claimed is not None and end < claimed - max(CUT_SLACK, 2.5 * period):
+            raise cut_short(self.file, end, f"its header says {claimed:.2f} s", "seconds")
         if self._format == "gif" and not _ends_like_a_gif(self.file):
-            raise _cut(self.file, end, "its end is missing")
+            raise cut_short(self.file, end, "its end is missing", "seconds")
 
     def picture(self, frame: av.VideoFrame) -> np.ndarray:
         """Return a picture upright in RGB, shape (height, width, 3), uint8 or, above 8 bits, uint16.
@@ -255,14 +257,7 @@ def over_black(pixels: np.ndarray) -> np.ndarray:
 
 def _open(file: Path) -> tuple[Any, Any]:
     """Return the container and its first real picture track."""
-    try:
-        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-        container = av.open(str(file), container_options=options)
-    except AV_ERRORS:
-        raise InputError(
-            f"path={str(file)!r} is in no known video format, or damaged or cut short: "
-            "use mp4, webm, mkv, mov, avi or gif, or export it again"
-        ) from None
+    container = open_container(file, _FORMATS, _UNKNOWN)
     try:
         streams = [s for s in container.streams.video if not _is_cover(s)]
         if not streams:
@@ -347,10 +342,3 @@ def _ends_like_a_gif(file: Path) -> bool:
     with file.open("rb") as stream:
         stream.seek(-min(64, file.stat().st_size), 2)
         return stream.read().rstrip(b"\0").endswith(b";")
-
-
-def _cut(path: Path, seconds: float, reason: str) -> InputError:
-    return InputError(
-        f"path={str(path)!r} is damaged or cut short after {seconds:.2f} s: {reason}. "
-        f"Copy it again, or read only what is there with seconds={max(seconds - 0.05, EXACT):.2f}"
-    )

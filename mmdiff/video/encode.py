@@ -16,11 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmdiff.audio.encode import check_wave
 from mmdiff.audio.resampling import check_rate
 from mmdiff.errors import InputError
 from mmdiff.files import atomic_file
+from mmdiff.media.opening import AV_ERRORS
+from mmdiff.media.writing import naming_errors
 from mmdiff.video.convert import convert
-from mmdiff.video.decode import AV_ERRORS
 from mmdiff.video.film import CODECS, QUALITY, Film
 from mmdiff.video.resize import Size, check_size
 from mmdiff.video.stills import is_pattern, numbered
@@ -83,18 +85,18 @@ class Writer:
         """
         if video is not None:
             block = check_video(video, self._size)
-            with _naming_errors(self.path):
+            with naming_errors(self.path, AV_ERRORS):
                 self._sink.pictures(block)
             self.frames += len(block)
         if sound is not None:
             wave = _check_sound(sound, self._channels)
-            with _naming_errors(self.path):
+            with naming_errors(self.path, AV_ERRORS):
                 self._sink.sound(wave)
 
     def _finish(self) -> None:
         if self.frames == 0:
             raise InputError(f"path={str(self.path)!r} would hold no picture: write at least one")
-        with _naming_errors(self.path):
+        with naming_errors(self.path, AV_ERRORS):
             self._sink.finish()
 
 
@@ -146,7 +148,7 @@ def writer(
     fps = float(fps)
     stack = contextlib.ExitStack()
     try:
-        with _naming_errors(target):
+        with naming_errors(target, AV_ERRORS):
             sink = _open(target, suffix, fps, (height, width), sample_rate, channels, quality, stack)
         file = Writer(target, (height, width), channels if sample_rate else 0, sink)
         yield file
@@ -155,7 +157,7 @@ def writer(
         with contextlib.suppress(OSError):  # of clearing up: the first error is the one to tell
             stack.__exit__(*sys.exc_info())
         raise
-    with _naming_errors(target):
+    with naming_errors(target, AV_ERRORS):
         stack.close()
 
 
@@ -271,16 +273,9 @@ def check_video(video: Tensor | np.ndarray, size: tuple[int, int] | None = None)
 
 
 def _check_sound(sound: Tensor | np.ndarray, channels: int) -> np.ndarray:
-    wave = torch.as_tensor(sound).detach()
     if not channels:
         raise InputError("sound is given, but no sample_rate: open the file with one")
-    if not wave.is_floating_point():
-        raise InputError(f"sound.dtype={wave.dtype} must be floating point: divide int16 by 32768.0")
-    if wave.ndim not in (1, 2) or (1 if wave.ndim == 1 else wave.shape[0]) != channels:
-        raise InputError(f"sound.shape={tuple(wave.shape)} must be (channels={channels}, samples)")
-    if not wave.isfinite().all():
-        raise InputError("sound has NaN or infinite samples: it must be finite to be written")
-    return wave.to("cpu", torch.float32).reshape(channels, -1).clamp(-1, 1).numpy()
+    return check_wave(sound, channels, "sound").clamp(-1, 1).numpy()
 
 
 def _check_target(path: Path, fps: float, sample_rate: int | None, channels: int, quality: int | None) -> str:
@@ -319,16 +314,3 @@ def _check_quality(suffix: str, quality: int | None) -> None:
     best, default, worst = QUALITY[codec]
     if not best <= quality <= worst:
         raise InputError(f"quality={quality} must be from {best} (best) to {worst}; the default is {default}")
-
-
-@contextlib.contextmanager
-def _naming_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except AV_ERRORS as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"path={str(path)!r} cannot be written: {reason}. Check the folder, its permissions and free space"
-        ) from None

@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
-from mmdiff.video.decode import AV_ERRORS
+from mmdiff.media.opening import AV_ERRORS
 
 CODECS: dict[str, tuple[str, str | None]] = {
     ".mp4": ("libx264", "aac"),

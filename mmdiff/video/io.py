@@ -7,7 +7,6 @@ A clip in memory is RGB of shape (C, F, H, W): C = 3 colours, F frames of H x W 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,8 @@ import torch
 from torch import Tensor
 
 from mmdiff.errors import InputError
+from mmdiff.media.blocks import check_span, rebuffer
+from mmdiff.media.opening import PathLike
 from mmdiff.video.convert import convert
 from mmdiff.video.encode import WRITABLE, Writer, writer
 from mmdiff.video.pictures import blocks, opened, sound_under
@@ -39,7 +40,6 @@ __all__ = [
     "writer",
 ]
 
-PathLike = str | os.PathLike[str]
 READABLE = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".gif", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv",
             ".ogv", ".3gp", *ARRAYS, *IMAGES)  # fmt: skip
 MAX_BYTES = 4 << 30
@@ -225,7 +225,7 @@ def stream(
         with opened(path, fps) as source:
             rate = fps or source.timing.fps
             count = _count(frames, seconds, rate)
-            yield from _rebuffer(blocks(source, path, rate, start, count, size, fit, dtype), block)
+            yield from rebuffer(blocks(source, path, rate, start, count, size, fit, dtype), block, dim=1)
 
     return pieces()
 
@@ -297,22 +297,6 @@ def write(
     return file.path
 
 
-def _rebuffer(pieces: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """Cut a stream of pieces of any length into blocks of one; the last may be shorter."""
-    held: list[Tensor] = []
-    count = 0
-    for piece in pieces:
-        for part in torch.split(piece, size, 1):
-            held.append(part)
-            count += part.shape[1]
-            if count >= size:
-                joined = torch.cat(held, 1)
-                yield joined[:, :size].contiguous()
-                held, count = [joined[:, size:]], count - size
-    if count:
-        yield torch.cat(held, 1).contiguous()
-
-
 def _count(frames: int | None, seconds: float | None, fps: float) -> int | None:
     return frames if seconds is None else max(1, round(seconds * fps))
 
@@ -328,14 +312,11 @@ def _check_arguments(
 ) -> None:
     if fps is not None and not (EXACT <= fps <= _MAX_FPS):
         raise InputError(f"fps={fps!r} must be a positive number of frames a second, at most {_MAX_FPS:.0f}")
-    if not (math.isfinite(start) and start >= 0):
-        raise InputError(f"start={start!r} must be a time in seconds, zero or later")
+    check_span(start, seconds, "seconds")
     if frames is not None and seconds is not None:
         raise InputError(f"frames={frames} and seconds={seconds} say the same thing: give one of them")
     if frames is not None and frames < 1:
         raise InputError(f"frames={frames!r} must be positive, or None for all")
-    if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
-        raise InputError(f"seconds={seconds!r} must be positive, or None for all")
     if size is not None:
         check_size(size)
     check_fit(fit)

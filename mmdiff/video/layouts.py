@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 
-from mmdiff.audio.layouts import _folders
 from mmdiff.errors import InputError
+from mmdiff.media.folders import subfolders
+from mmdiff.media.splits import apart, hold_out
 from mmdiff.video.captions_file import MANIFESTS, Listed, caption_beside, index_of, read_manifests
 from mmdiff.video.items import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoItem
 from mmdiff.video.shards import expand, read_shards
@@ -95,22 +97,13 @@ def find_train_valid(
     train = parts.get("train")
     if train is None:
         train = _pick(found, source, layout, None, VIDEO_SUFFIXES)
-        train = _without(train, chain.from_iterable(parts.values()))
+        train = apart(train, chain.from_iterable(parts.values()), attrgetter("group"))
     valid = parts.get("valid")
     if valid is None:
-        groups = list(dict.fromkeys(item.group for item in train))
-        count = min(100, max(1, len(groups) // 50)) if groups else 0
-        held = {groups[(2 * i + 1) * len(groups) // (2 * count)] for i in range(count)}
-        valid = [item for item in train if item.group in held]
-        train = _without(train, valid)
+        train, valid = hold_out(train, attrgetter("group"))
     if not train:
         raise InputError(f"source={str(source)!r} must hold two videos or more: one of them validates")
     return train, valid
-
-
-def _without(items: list[VideoItem], others: Iterable[VideoItem]) -> list[VideoItem]:
-    groups = {item.group for item in others}
-    return [item for item in items if item.group not in groups]
 
 
 def _pick(
@@ -168,7 +161,7 @@ def _recognise(root: Path) -> str:
         return "shards"
     if (root / "UCF-101").is_dir():
         return "ucf101"
-    first = next(iter(_folders(root)), root)
+    first = next(iter(subfolders(root)), root)
     return "ucf101" if any(UCF_NAME.fullmatch(file.name) for file in first.iterdir()) else "tree"
 
 

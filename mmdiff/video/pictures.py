@@ -14,13 +14,13 @@ from torch import Tensor
 
 from mmdiff.audio import decode
 from mmdiff.errors import InputError
+from mmdiff.media.opening import PathLike, check_path
 from mmdiff.video.convert import convert
 from mmdiff.video.decode import Movie
 from mmdiff.video.resize import Fit, Size, resize
 from mmdiff.video.stills import ARRAYS, IMAGES, Array, Images, is_pattern
 from mmdiff.video.timing import Timing, at_times
 
-PathLike = str | os.PathLike[str]
 _WORK_BYTES = 1 << 24  # decoded pictures held before they are scaled
 
 
@@ -58,7 +58,7 @@ def opened(path: PathLike, fps: float | None) -> Iterator[Pictures]:
     elif file.suffix.lower() in ARRAYS:
         source = Array(file, fps)
     else:
-        source = Movie(decode.check_path(file))
+        source = Movie(check_path(file))
     try:
         yield source
     finally:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mmdiff.audio.decode import check_path, damaged
 from mmdiff.errors import InputError
+from mmdiff.media.opening import check_path, damaged
 from mmdiff.video.decode import MAX_PIXELS, check_pixels, over_black
 from mmdiff.video.timing import EXACT, Timing
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from mmdiff.audio.layouts import _folders, _lines
-from mmdiff.errors import InputError
+from mmdiff.media.folders import subfolders, walk
+from mmdiff.media.manifests import lines
 from mmdiff.video.captions_file import caption_beside, index_of, read_manifests
 from mmdiff.video.items import VideoItem
 
@@ -41,7 +41,7 @@ def split_name(name: str) -> str:
 def split_folders(root: Path) -> dict[str, Path]:
     """Return the subfolders that are named after splits."""
     found: dict[str, Path] = {}
-    for folder in _folders(root):
+    for folder in subfolders(root):
         if (split := split_name(folder.name)) in SPLITS:
             found.setdefault(split, folder)
     return found
@@ -64,28 +64,21 @@ def files_below(root: Path, suffixes: Collection[str], captions_files: bool = Fa
 
     With ``captions_files`` a folder that has a file of captions holds what that file lists, and nothing else.
     """
-    pending = [root]
-    while pending:
-        folder = pending.pop()
-        if len(folder.parts) - len(root.parts) > 32:
-            raise InputError(
-                f"source={str(root)!r} has folders more than 32 deep: is there a link in a circle?"
-            )
-        index = index_of(folder) if captions_files else None
+    for folder in walk(root):
+        index = index_of(folder.path) if captions_files else None
         if index is not None:
+            folder.subfolders.clear()
             yield from (line.item for line in read_manifests([index])[0])
             continue
-        visible = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-        for file in visible:
-            if file.suffix.lower() in suffixes and file.is_file():
+        for file in folder.ending_in(suffixes):
+            if file.is_file():
                 yield VideoItem(file, caption_beside(file))
-        pending.extend(reversed([entry for entry in visible if entry.is_dir()]))
 
 
 def class_folders(root: Path, suffixes: Collection[str]) -> Source:
     """Number the class folders, over all splits where there are split folders."""
     parts = split_folders(root) or {"": root}
-    folders = {split: _folders(part) for split, part in parts.items()}
+    folders = {split: subfolders(part) for split, part in parts.items()}
     number = {name: n for n, name in enumerate(sorted({f.name for part in folders.values() for f in part}))}
 
     def read(split: str) -> list[VideoItem]:
@@ -118,13 +111,13 @@ def ucf101(root: Path) -> Source:
     lists = next((place for place in places if place.is_dir()), None)
     if lists is None:
         return class_folders(videos, frozenset({".avi"}))
-    names = [folder.name for folder in _folders(videos) if folder.name != _UCF_LISTS]
+    names = [folder.name for folder in subfolders(videos) if folder.name != _UCF_LISTS]
     if (lists / "classInd.txt").is_file():  # the numbers stay the same where only some classes are here
-        names = [line.split()[-1] for _, line in _lines(lists / "classInd.txt")]
+        names = [line.split()[-1] for _, line in lines(lists / "classInd.txt")]
     number = {name: n for n, name in enumerate(names)}
     every = [
         VideoItem(path, spoken(folder.name), number.get(folder.name))
-        for folder in _folders(videos)
+        for folder in subfolders(videos)
         if folder.name in number
         for path in sorted(folder.glob("[!.]*.avi"))
     ]
@@ -139,7 +132,7 @@ def ucf101(root: Path) -> Source:
 
 def _ucf_split(every: list[VideoItem], videos: Path, file: Path) -> list[VideoItem]:
     here = {item.path: item for item in every}
-    named = [videos / line.split()[0] for _, line in _lines(file)]
+    named = [videos / line.split()[0] for _, line in lines(file)]
     missing = [path for path in named if path not in here]
     if missing:
         warnings.warn(

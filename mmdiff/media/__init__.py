@@ -1,0 +1,1 @@
+"""What the adapters of all media share: finding files, keeping what is decoded, opening containers, measures."""
