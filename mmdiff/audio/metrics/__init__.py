@@ -9,8 +9,7 @@ warning gives the reason: leave such items out of a mean, as ``numpy.nanmean`` d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from mmdiff.audio.metrics.hearing import pesq as pesq
 from mmdiff.audio.metrics.hearing import si_sdr as si_sdr
@@ -26,19 +25,8 @@ from mmdiff.audio.metrics.speed import real_time_factor as real_time_factor
 from mmdiff.audio.metrics.voice import f0_error as f0_error
 from mmdiff.audio.metrics.voice import pitch as pitch
 from mmdiff.audio.metrics.voice import voicing_error as voicing_error
-from mmdiff.errors import InputError
-
-
-class Metric(NamedTuple):
-    """A measure and how to read it."""
-
-    function: Callable[[Sound, Sound, int], float]
-    """``(reference, estimate, sample_rate) -> float``."""
-    unit: str
-    """Unit of the value; empty for a pure number."""
-    higher_is_better: bool
-    """Direction."""
-
+from mmdiff.media.measures import Metric as Metric
+from mmdiff.media.measures import chosen
 
 METRICS: dict[str, Metric] = {
     "pesq": Metric(pesq, "MOS", True),
@@ -84,9 +72,6 @@ def evaluate(
     >>> evaluate(noise, 0.5 * noise, 16_000, ["lsd", "si_sdr"])
     {'lsd': 6.020599913279623, 'si_sdr': inf}
     """
-    names = tuple(METRICS) if names is None else names
-    for name in names:
-        if name not in METRICS:
-            raise InputError(f"name={name!r} must be a known measure: one of {', '.join(METRICS)}")
+    functions = chosen(names, METRICS)
     x, y = pair(reference, estimate, sample_rate)
-    return {name: METRICS[name].function(x, y, sample_rate) for name in names}
+    return {name: function(x, y, sample_rate) for name, function in functions.items()}

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmdiff.audio.metrics.sounds import Sound, is_silent, pair, undefined
+from mmdiff.audio.metrics.sounds import Sound, is_silent, pair
 from mmdiff.audio.resampling import resample
 from mmdiff.errors import InputError
+from mmdiff.media.measures import undefined
 
 # The package writes past its tables at more than 50 utterances: first wrong scores, then a crash of the
 # process (ludlows/PESQ issues 18 and 30). 15 s cannot hold as many.

@@ -1,9 +1,7 @@
-"""What all measures share: two sounds that fit together, and values that do not exist."""
+"""What all measures share: two sounds that fit together."""
 
 from __future__ import annotations
 
-import math
-import warnings
 from typing import TypeAlias
 
 import numpy as np
@@ -58,9 +56,3 @@ def check_rate(sample_rate: int) -> None:
 def is_silent(wave: Tensor) -> bool:
     """Tell whether no sample reaches 1e-5, a third of a 16-bit step."""
     return bool(wave.abs().max() < FLOOR)
-
-
-def undefined(name: str, reason: str) -> float:
-    """Return nan, and warn the measure's caller why."""
-    warnings.warn(f"{name} is undefined here and counts as nan: {reason}", stacklevel=3)
-    return math.nan

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.metrics.sounds import FLOOR, Sound, pair, undefined
+from mmdiff.audio.metrics.sounds import FLOOR, Sound, pair
+from mmdiff.media.measures import undefined
 
 CEPSTRA = 24
 RESOLUTIONS = (

@@ -8,8 +8,9 @@ import librosa
 import numpy as np
 from torch import Tensor
 
-from mmdiff.audio.metrics.sounds import Sound, pair, undefined
+from mmdiff.audio.metrics.sounds import Sound, pair
 from mmdiff.audio.resampling import resample
+from mmdiff.media.measures import undefined
 
 PITCH_RATE = 16_000  # Hz
 PITCH_RANGE = (60.0, 600.0)  # Hz

@@ -11,12 +11,12 @@ What a clip of moving digits shows is judged in :mod:`mmdiff.video.judge`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from mmdiff.errors import InputError
+from mmdiff.media.measures import Metric as Metric
+from mmdiff.media.measures import chosen
 from mmdiff.video.metrics.clips import Estimate as Estimate
 from mmdiff.video.metrics.clips import Proportion as Proportion
 from mmdiff.video.metrics.clips import wilson as wilson
@@ -37,18 +37,6 @@ from mmdiff.video.metrics.memory import Memorisation as Memorisation
 from mmdiff.video.metrics.memory import memorisation as memorisation
 from mmdiff.video.metrics.pictures import psnr as psnr
 from mmdiff.video.metrics.pictures import ssim as ssim
-
-
-class Metric(NamedTuple):
-    """A measure against a reference and how to read it."""
-
-    function: Callable[[Tensor, Tensor], float]
-    """``(reference, estimate) -> float``."""
-    unit: str
-    """Unit of the value; empty for a pure number."""
-    higher_is_better: bool
-    """Direction."""
-
 
 METRICS: dict[str, Metric] = {
     "psnr": Metric(psnr, "dB", True),
@@ -84,8 +72,4 @@ def evaluate(reference: Tensor, estimate: Tensor, names: Sequence[str] | None = 
     >>> evaluate(black, grey, ["psnr", "dtssd"])
     {'psnr': 6.020599913279624, 'dtssd': 0.0}
     """
-    names = tuple(METRICS) if names is None else names
-    for name in names:
-        if name not in METRICS:
-            raise InputError(f"name={name!r} must be a known measure: one of {', '.join(METRICS)}")
-    return {name: METRICS[name].function(reference, estimate) for name in names}
+    return {name: function(reference, estimate) for name, function in chosen(names, METRICS).items()}

@@ -1,9 +1,8 @@
-"""What measures of clips share: clips that fit together, values that do not exist, and estimates with intervals."""
+"""What measures of clips share: clips that fit together, and estimates with intervals."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -106,9 +105,3 @@ def sample_rows(values: Tensor, name: str, least: int, why: str) -> Tensor:
     if not rows.isfinite().all():
         raise InputError(f"{name} must be finite: it has nan or inf; find out where they come from")
     return rows
-
-
-def undefined(name: str, reason: str) -> float:
-    """Return nan, and warn the measure's caller why."""
-    warnings.warn(f"{name} is undefined here and counts as nan: {reason}", stacklevel=3)
-    return math.nan

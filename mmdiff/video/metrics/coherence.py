@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from mmdiff.video.metrics.clips import pair, undefined, unit_clip
+from mmdiff.media.measures import undefined
+from mmdiff.video.metrics.clips import pair, unit_clip
 
 
 def dtssd(reference: Tensor, estimate: Tensor) -> float:

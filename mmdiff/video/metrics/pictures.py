@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmdiff.errors import InputError
-from mmdiff.video.metrics.clips import pair, undefined
+from mmdiff.media.measures import undefined
+from mmdiff.video.metrics.clips import pair
 
 _WINDOW, _SIGMA = 11, 1.5  # pixels
 _K1, _K2 = 0.01, 0.03
@@ -77,7 +78,9 @@ def ssim_map(reference: Tensor, estimate: Tensor) -> Tensor:
     """
     x, y = pair(reference, estimate)
     if min(x.shape[-2:]) < _WINDOW:
-        raise InputError(f"frames of {x.shape[-2]} x {x.shape[-1]} must be at least {_WINDOW} x {_WINDOW} pixels")
+        raise InputError(
+            f"frames of {x.shape[-2]} x {x.shape[-1]} must be at least {_WINDOW} x {_WINDOW} pixels"
+        )
     mean_x, mean_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
     covariance = _blur(x * y) - mean_x * mean_y
