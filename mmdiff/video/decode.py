@@ -19,11 +19,9 @@ import numpy as np
 
 from mmdiff.errors import InputError
 from mmdiff.media.opening import AV_ERRORS, CUT_SLACK, container_name, cut_short, damaged, open_container
+from mmdiff.video.pixels import check_pixels, display_matrix, has_alpha, to_rgb, turning
 from mmdiff.video.timing import Timing, measure
 
-MAX_PIXELS = 1 << 27  # of one picture: 16K is just inside
-ACCURATE = 0x4 | 0x2000 | 0x4000 | 0x40000  # swscale: bicubic, all of the chroma, rounded: 12 dB better
-_FULL_RANGE = 2  # number of libavutil
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,ogg,flv,asf,mpegts,mpeg,mpegvideo,h264,hevc"
 _UNKNOWN = (
     "is in no known video format, or damaged or cut short: "
@@ -32,22 +30,6 @@ _UNKNOWN = (
 _SEQUENTIAL = ("gif", "apng", "mpeg")  # pictures that change the one before, or have no time of their own
 _SCANNED = 1 << 26  # bytes of a file read to learn its frame rate
 _BACK = (0.0, 1.0, 5.0, 25.0)  # seconds to go back further when a seek ends too late
-_LAYOUTS = {
-    (False, False): "rgb24",
-    (False, True): "rgba",
-    (True, False): "rgb48le",
-    (True, True): "rgba64le",
-}  # by (more than 8 bits, alpha)
-
-
-def check_pixels(path: Path, width: int, height: int) -> None:
-    """Refuse pictures of absurd size before memory is spent on them."""
-    if width < 1 or height < 1:
-        raise damaged(path, f"its pictures have {width}x{height} pixels")
-    if width * height > MAX_PIXELS:
-        raise InputError(
-            f"path={str(path)!r} has pictures of {width}x{height} pixels, more than {MAX_PIXELS}: scale it down"
-        )
 
 
 class Movie:
@@ -90,14 +72,14 @@ class Movie:
         self._decode = _decoder(self._stream)
 
     def _describe(self, first: av.VideoFrame) -> None:
-        matrix = _display_matrix(first)
-        self._turn, self.rotation = _turn(matrix)
+        matrix = display_matrix(first)
+        self._turn, self.rotation = turning(matrix)
         shape = self._stream.sample_aspect_ratio or 1  # of a pixel
         self._stored = (max(1, round(first.width * shape)), first.height)
         turned = matrix is not None and abs(matrix[0]) < abs(matrix[1])
         self.width, self.height = self._stored[::-1] if turned else self._stored
         check_pixels(self.file, self.width, self.height)
-        self.alpha = _has_alpha(first.format)
+        self.alpha = has_alpha(first.format)
         self.sound = bool(self._container.streams.audio)
         self.codec = f"{self._format}/{self._stream.codec_context.name}"
 
@@ -138,16 +120,7 @@ class Movie:
 
         What is transparent becomes black.
         """
-        deep = any(part.bits > 8 for part in frame.format.components)
-        alpha = _has_alpha(frame.format)
-        width, height = self._stored
-        plain = frame.reformat(
-            width, height, _LAYOUTS[deep, alpha], dst_colorspace="ITU601", interpolation=ACCURATE
-        )
-        pixels = plain.to_ndarray()
-        if deep:
-            pixels = _to_full_scale(pixels, frame)
-        return self._turn(over_black(pixels) if alpha else pixels)
+        return self._turn(to_rgb(frame, self._stored))
 
     def sound_lead(self) -> float:
         """Return by how many seconds the sound begins before the pictures."""
@@ -235,26 +208,6 @@ class Movie:
         return None
 
 
-def _to_full_scale(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Bring white to 65535 and opaque to 65535, where swscale leaves them a little below."""
-    bits = frame.format.components[0].bits
-    full = ((1 << bits) - 1) << (16 - bits)
-    white = full
-    if frame.format.is_rgb:
-        white = full = 65535
-    elif len(frame.format.components) > 2 and frame.color_range != _FULL_RANGE:
-        white = 255 << 8
-    peak = np.array([white] * 3 + [full] * (pixels.shape[-1] - 3), np.uint32)
-    return np.minimum((pixels.astype(np.uint32) * 65535 + peak // 2) // peak, 65535).astype(np.uint16)
-
-
-def over_black(pixels: np.ndarray) -> np.ndarray:
-    """Composite (..., 4) with straight alpha, uint8 or uint16, over black: (..., 3) of the same type."""
-    full = np.iinfo(pixels.dtype).max
-    weighted = pixels[..., :3].astype(np.uint64 if full > 255 else np.uint32) * pixels[..., 3:]
-    return ((weighted + full // 2) // full).astype(pixels.dtype)
-
-
 def _open(file: Path) -> tuple[Any, Any]:
     """Return the container and its first real picture track."""
     container = open_container(file, _FORMATS, _UNKNOWN)
@@ -308,34 +261,6 @@ def _timing(path: str, size: int, modified: int) -> Timing:
             return timing
         seconds = float(container.duration) / av.time_base if container.duration else None
         return timing._replace(frames=stream.frames or None, seconds=seconds)
-
-
-def _has_alpha(pixel_format: av.VideoFormat) -> bool:
-    return bool(pixel_format.has_palette) or len(pixel_format.components) in (2, 4)
-
-
-def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
-    """Return a, b, c, d of x' = a x + c y, y' = b x + d y where the file asks for a turn."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return None
-    values = np.frombuffer(bytes(data), np.int32)
-    return int(values[0]), int(values[1]), int(values[3]), int(values[4])
-
-
-def _turn(matrix: tuple[int, int, int, int] | None) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
-    """Return a function that turns pictures (H, W, 3) by quarters and mirrors them, and the clockwise angle."""
-    if matrix is None:
-        return lambda pixels: pixels, 0
-    a, b, c, d = matrix
-    across = abs(a) < abs(b)
-    mirror_x, mirror_y = (c < 0, b < 0) if across else (a < 0, d < 0)
-
-    def apply(pixels: np.ndarray) -> np.ndarray:
-        upright = pixels.transpose(1, 0, 2) if across else pixels
-        return upright[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
-
-    return apply, round(math.degrees(math.atan2(b, a)) / 90) * 90 % 360
 
 
 def _ends_like_a_gif(file: Path) -> bool:

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmdiff.errors import InputError
 from mmdiff.media.opening import check_path, damaged
-from mmdiff.video.decode import MAX_PIXELS, check_pixels, over_black
+from mmdiff.video.pixels import MAX_PIXELS, check_pixels, over_black
 from mmdiff.video.timing import EXACT, Timing
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")

@@ -33,6 +33,7 @@ from mmdiff.video.data import (
     find_train_valid,
     find_videos,
 )
+from mmdiff.video.decode import Movie
 from mmdiff.video.flips import DIRECTION_WORDS, may_flip
 from mmdiff.video.frames import Frames
 from mmdiff.video.shards import expand, read_shards, write_shards
@@ -836,6 +837,18 @@ def test_a_forked_loader_does_not_wait_for_threads_it_has_not():
     hangs = worker.is_alive()
     worker.kill()
     assert not hangs
+
+
+def test_pictures_are_converted_without_threads_of_their_own(tmp_path):
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").glob("*")))  # none where the system does not tell
+
+    movie = Movie(video(tmp_path / "a.mp4", codec="mpeg4"))
+    frames = [frame for _, _, frame in movie.shown(0.0)]
+    before = threads()
+    made = [movie.picture(frame) for frame in frames]  # a frame keeps its converter
+    assert (len(made), threads()) == (12, before)
+    movie.close()
 
 
 class Mean(nn.Module):
