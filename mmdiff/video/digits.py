@@ -1,7 +1,7 @@
 """Moving digits with captions: an endless text-to-clip data set made of real handwriting.
 
 The handwriting is scikit-learn's copy of the UCI "Optical recognition of handwritten digits" test set (1797
-images of 8 x 8 cells by 43 people), enlarged smoothly. One digit, or two, of one colour each move over black by
+images of 8 x 8 cells by 13 people), enlarged smoothly. One digit, or two, of one colour each move over black by
 one pixel a frame at 32 pixels; at a wall they turn back. A caption's direction holds for the first half of a
 16-frame clip at least.
 """
