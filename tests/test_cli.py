@@ -25,7 +25,7 @@ SURFACE = {
     "run": "NAME",
     "fetch": "NAME FOLDER --debs",
     "evaluate": "REFERENCE ESTIMATE --model --split --steps --mel-presets --seeds --measures --limit "
-    "--no-baselines --device --dtype --out --json",
+    "--no-baselines --captions --num --seed --sampler --guidance --features --edits --device --dtype --out --json",
     "bench": "WHAT --size --frames --dim --batch --repeats --threads --dtype --json",
     "convert": "FILE --out --weights --size --frames --fps --groups --dynamic-threshold --half --json",
     "info": "--json",

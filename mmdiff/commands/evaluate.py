@@ -2,201 +2,153 @@
 
 from __future__ import annotations
 
-import json as json_format
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from mmdiff.commands.report import failed, finite, say, say_json, table
+import mmdiff
 from mmdiff.errors import InputError
-
-if TYPE_CHECKING:
-    from mmdiff.audio.evaluate import Score
 
 
 def evaluate(
-    reference: str,
+    reference: str | None = None,
     estimate: str | None = None,
     *,
     model: str = "vocoder-16k",
     split: str | None = None,
-    steps: list[int] = [1, 2, 4, 8],  # noqa: B006, read only
+    steps: list[int] = [],  # noqa: B006, read only
     mel_presets: list[str] = [],  # noqa: B006
-    seeds: int = 2,
-    measures: list[str] = ["pesq", "stoi", "log_mel_l1", "mcd", "lsd", "mr_stft"],  # noqa: B006
+    seeds: int | None = None,
+    measures: list[str] = [],  # noqa: B006
     limit: int | None = None,
     no_baselines: bool = False,
+    captions: Literal["crossed", "held-out", "none"] | None = None,
+    num: int | None = None,
+    seed: int | None = None,
+    sampler: str | None = None,
+    guidance: float | None = None,
+    features: str | None = None,
+    edits: bool = False,
     device: str | None = None,
     dtype: str = "auto",
     out: str | None = None,
     json: bool = False,
 ) -> int:
-    """Measure how close sound is to recordings: a model's copy-synthesis of them, or given files.
+    """Measure a model, beside real sound or clips and what needs no model; or given sound files.
 
-    A model is compared with what needs no model: Griffin-Lim from the same spectrogram, the model's pipeline
-    without its network, and with zero noise. It runs on one thread. The table has the mean of each measure,
-    the real-time factor (RTF) and the diversity: the log-spectral distance in dB between two seeds' results.
+    Vocoders: how close copy-synthesis comes to recordings, beside Griffin-Lim from the same spectrogram, the
+    model's pipeline without its network, and with zero noise. It runs on one thread. The table has the mean of
+    each measure, the real-time factor (RTF) and the diversity: the log-spectral distance in dB between two
+    seeds' results.
+
+    Models of clips: without a reference, moving digits made of captions, judged frame by frame beside real clips
+    of the same captions; with a folder of videos, the loss on them, distances between the distributions, and
+    prediction of what follows; with --edits, filling in what is missing of real clips, by each way the model
+    has, beside copying, blending and black. Intervals are of 95 %.
 
     Parameters
     ----------
-    reference : str
-        Recordings: a file, a folder, or a manifest (one path per line).
+    reference : str, optional
+        Recordings: a file, a folder, or a manifest (one path per line). For a model of clips: videos.
     estimate : str, optional
-        File or folder of the same names to measure, instead of a model.
+        Sound file or folder of the same names to measure, instead of a model.
     model : str
-        Shipped model, model folder, or Hugging Face hub id.
+        Shipped model, model folder, or Hugging Face hub id; its kind decides what is measured.
     split : str, optional
-        Part of the recordings that is named so in the folder: test, for test.txt or test/.
-    steps : list of int
-        Numbers of network evaluations to try.
+        Part of the recordings or videos that is named so in the folder: test, for test.txt or test/.
+    steps : list of int, optional
+        Numbers of network evaluations, or sampler's steps, to try. Default: 1 2 4 8; for clips the model's own.
     mel_presets : list of str, optional
-        Also give the model spectrograms of these definitions, at its default number of steps; "all" for all.
-    seeds : int
-        How many seeds (0, 1, ...) to average over.
-    measures : list of str
-        Also known: si_sdr, f0_error, voicing_error.
+        Vocoders: also give them spectrograms of these definitions, at the default number of steps; "all" for all.
+    seeds : int, optional
+        Vocoders: how many seeds (0, 1, ...) to average over. Default: 2.
+    measures : list of str, optional
+        Sound: pesq, stoi, log_mel_l1, mcd, lsd, mr_stft (these are the default), si_sdr, f0_error, voicing_error.
     limit : int, optional
-        Use only so many recordings, evenly spaced in the list.
+        Use only so many recordings, evenly spaced in the list; or captions; or clips (default: 16 of a folder,
+        8 with --edits).
     no_baselines : bool
-        Leave out what needs no model.
+        Vocoders: leave out what needs no model.
+    captions : str, optional
+        Moving digits: all 300 captions, crossed (default), or the 30 held-out ones of training. With --edits the
+        model is told nothing unless this is given; of a folder it is told the captions unless this is none.
+    num : int, optional
+        Moving digits: clips for each caption. Default: 1; 10 for held-out captions.
+    seed : int, optional
+        Clips: of the first one's noise; the next has the next number. Default: 0.
+    sampler : str, optional
+        Clips: sampler by name; default: the model's.
+    guidance : float, optional
+        Clips: how closely to follow the caption; default: the model's.
+    features : str, optional
+        Clips: network for distances between distributions: judge (of moving digits, and their default),
+        torchvision:NAME such as torchvision:r3d_18, or a TorchScript file such as the published I3D.
+    edits : bool
+        Clips: measure prediction, interpolation, in- and outpainting, and upsampling in space and time.
     device : str, optional
         As for "mmdiff vocode".
     dtype : str
         As for "mmdiff vocode".
     out : str, optional
-        JSON file for all results, those of each file among them.
+        JSON file for all results, of sound those of each file among them.
     json : bool
-        Print one JSON object per row instead of a table.
+        Print one JSON object per row or system instead of a table.
 
     Examples
     --------
     mmdiff evaluate recordings/ --limit 20
     mmdiff evaluate data/speech-16k --split test --mel-presets all -o results.json
     mmdiff evaluate recordings/ recordings.vocoded/
+    mmdiff evaluate --model clips-32 --captions held-out --steps 10 20 -o results.json
+    mmdiff evaluate --model clips-32 --edits --limit 32
+    mmdiff evaluate videos/ --split test --model runs/folder/model --features torchvision:r3d_18
     """
-    _check_measures(measures)
-    if estimate is not None:
-        _evaluate_files(reference, estimate, measures, out, json)
+    for_sound: dict[str, Any] = {
+        "mel_presets": mel_presets,
+        "seeds": seeds,
+        "measures": measures,
+        "no_baselines": no_baselines,
+    }
+    for_clips: dict[str, Any] = {
+        "captions": captions,
+        "num": num,
+        "seed": seed,
+        "sampler": sampler,
+        "guidance": guidance,
+        "features": features,
+        "edits": edits,
+    }
+    if estimate is not None and reference is not None:
+        from mmdiff.commands.evaluate_sound import evaluate_sound_files
+
+        _refuse(for_clips, "models of clips, and these are sound files")
+        evaluate_sound_files(reference, estimate, measures, out, json)
         return 0
-    if seeds < 1 or not steps or min(steps) < 1 or (limit is not None and limit < 1):
-        raise InputError(f"seeds={seeds}, steps={steps} and limit={limit} must be positive")
-    from mmdiff.audio.evaluate import evaluate_vocoder
-    from mmdiff.audio.mel import PRESETS, preset
-    from mmdiff.audio.vocoder import Vocoder
-    from mmdiff.commands.pipelines import load_pipeline
+    pipeline = mmdiff.load(model, device, dtype)
+    shared: dict[str, Any] = {
+        "model": model,
+        "split": split,
+        "steps": steps,
+        "limit": limit,
+        "out": out,
+        "json": json,
+    }
+    if type(pipeline).__name__ == "ClipGenerator":
+        from mmdiff.commands.evaluate_clips import ClipOptions, evaluate_clips
 
-    recordings = _recordings(reference, split, limit)
-    files = [path for path in recordings if _readable(path)]
-    names = list(PRESETS) if mel_presets == ["all"] else mel_presets
-    specs = {name: preset(name) for name in names}
-    voc = load_pipeline(Vocoder, model, device, dtype)
-    title = Path(model).name
-    shared: dict[str, Any] = {"seeds": range(seeds), "measures": measures}
-    scores = evaluate_vocoder(voc, files, steps, baselines=not no_baselines, name=title, **shared)
-    default = [int(voc.model.default_steps)]
-    for name, spec in specs.items():
-        label = f"{title}, mel {name}"
-        scores += evaluate_vocoder(voc, files, default, mel_spec=spec, baselines=False, name=label, **shared)
-    _report(scores, measures, out, json)
-    return 0 if len(files) == len(recordings) else 1
+        _refuse(for_sound, f"vocoders, and {model!r} is a model of clips")
+        options = ClipOptions(reference=reference, **shared, **for_clips)
+        return evaluate_clips(pipeline, options)
+    from mmdiff.commands.evaluate_sound import SoundOptions, evaluate_recordings
 
-
-def _check_measures(measures: list[str]) -> None:
-    from mmdiff.audio.metrics import METRICS
-
-    if unknown := [name for name in measures if name not in METRICS]:
-        raise InputError(f"measures={unknown} must be some of {', '.join(METRICS)}")
+    _refuse(for_clips, f"models of clips, and {model!r} is a vocoder")
+    if reference is None:
+        raise InputError(f"reference must be given: recordings to measure {model!r} with")
+    return evaluate_recordings(pipeline, SoundOptions(reference=reference, **shared, **for_sound))
 
 
-def _readable(path: Path) -> bool:
-    """Read a recording through once, so that a broken one is named and the others are measured."""
-    from mmdiff.audio import io
-
-    try:
-        for _ in io.stream(path):
-            pass
-    except InputError as error:
-        failed(f"{path}: {error}")
-        return False
-    return True
-
-
-def _recordings(reference: str, split: str | None, limit: int | None) -> list[Path]:
-    from mmdiff.audio.layouts import SUFFIXES, find_audio
-
-    if Path(reference).suffix.lower() in SUFFIXES and Path(reference).is_file():
-        return [Path(reference)]
-    files = [clip.path for clip in find_audio(reference, split=split)]
-    if limit is None or limit >= len(files):
-        return files
-    return [files[i * len(files) // limit] for i in range(limit)]
-
-
-def _report(scores: list[Score], measures: list[str], out: str | None, json: bool) -> None:
-    if out is not None:
-        _write_json(out, [asdict(score) for score in scores])
-    if json:
-        for score in scores:
-            say_json({key: value for key, value in asdict(score).items() if key != "per_file"})
-        return
-    header = ["system", "evaluations", *measures, "RTF", "diversity"]
-    rows = [
-        [
-            score.system,
-            _number(score.steps),
-            *(_number(score.metrics[name]) for name in measures),
-            _number(score.real_time_factor),
-            _number(score.diversity),
-        ]
-        for score in scores
+def _refuse(options: Mapping[str, Any], owner: str) -> None:
+    given = [
+        f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False, [])
     ]
-    say(table(header, rows))
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
-
-
-def _evaluate_files(reference: str, estimate: str, measures: list[str], out: str | None, json: bool) -> None:
-    from mmdiff.audio.evaluate import evaluate_files
-
-    results = evaluate_files(_pairs(Path(reference), Path(estimate)), measures)
-    if out is not None:
-        _write_json(out, results)
-    if json:
-        for name, values in results.items():
-            say_json({"file": name, **values})
-    else:
-        say(table(["file", *measures], [[k, *(_number(v[m]) for m in measures)] for k, v in results.items()]))
-
-
-def _pairs(reference: Path, estimate: Path) -> list[tuple[Path, Path]]:
-    """Match two files, or the files of two folders by their names without suffix."""
-    from mmdiff.audio.layouts import find_audio
-
-    if reference.is_file() and estimate.is_file():
-        return [(reference, estimate)]
-    if not (reference.is_dir() and estimate.is_dir()):
-        raise InputError(
-            f"reference={str(reference)!r} and estimate={str(estimate)!r} must be two files or two folders"
-        )
-    references = {_stem(clip.path, reference): clip.path for clip in find_audio(reference, "folder")}
-    estimates = {_stem(clip.path, estimate): clip.path for clip in find_audio(estimate, "folder")}
-    if not (common := sorted(references.keys() & estimates.keys())):
-        raise InputError(
-            f"no file of estimate={str(estimate)!r} is named like one of reference={str(reference)!r}"
-        )
-    return [(references[name], estimates[name]) for name in common]
-
-
-def _stem(path: Path, root: Path) -> str:
-    return str(path.relative_to(root).with_suffix(""))
-
-
-def _write_json(path: str, content: Any) -> None:
-    from mmdiff.files import atomic_file
-
-    with atomic_file(path) as temporary:
-        temporary.write_text(json_format.dumps(finite(content), indent=1) + "\n", encoding="utf-8")
+    if given:
+        raise InputError(f"{', '.join(given)} must be left out: for {owner}")

@@ -23,6 +23,14 @@ def say_json(record: Mapping[str, Any]) -> None:
     say(json.dumps(finite(record)))
 
 
+def write_json(path: str, content: Any) -> None:
+    """Write results to a file, null where a number does not exist."""
+    from mmdiff.files import atomic_file
+
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(finite(content), indent=1) + "\n", encoding="utf-8")
+
+
 def silence() -> None:
     """Send what is printed from now on nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,158 @@
+"""``mmdiff evaluate`` of sound: vocoders' copy-synthesis of recordings, or given files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmdiff.commands.report import failed, say, say_json, table, write_json
+from mmdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from mmdiff.audio.evaluate import Score
+    from mmdiff.audio.vocoder import Vocoder
+
+_STEPS = (1, 2, 4, 8)
+_MEASURES = ("pesq", "stoi", "log_mel_l1", "mcd", "lsd", "mr_stft")
+
+
+@dataclass(frozen=True)
+class SoundOptions:
+    """What the user asked for; the fields are the command's options."""
+
+    reference: str
+    model: str
+    split: str | None
+    steps: Sequence[int]
+    mel_presets: list[str]
+    seeds: int | None
+    measures: list[str]
+    limit: int | None
+    no_baselines: bool
+    out: str | None
+    json: bool
+
+
+def evaluate_recordings(voc: Vocoder, options: SoundOptions) -> int:
+    """Measure a vocoder and print what was found; returns the exit status."""
+    steps, seeds = options.steps or _STEPS, 2 if options.seeds is None else options.seeds
+    if seeds < 1 or min(steps) < 1 or (options.limit is not None and options.limit < 1):
+        raise InputError(f"seeds={seeds}, steps={list(steps)} and limit={options.limit} must be positive")
+    measures = _checked(options.measures)
+    from mmdiff.audio.evaluate import evaluate_vocoder
+    from mmdiff.audio.mel import PRESETS, preset
+
+    recordings = _recordings(options.reference, options.split, options.limit)
+    files = [path for path in recordings if _readable(path)]
+    names = list(PRESETS) if options.mel_presets == ["all"] else options.mel_presets
+    specs = {name: preset(name) for name in names}
+    title = Path(options.model).name
+    shared: dict[str, Any] = {"seeds": range(seeds), "measures": measures}
+    scores = evaluate_vocoder(voc, files, steps, baselines=not options.no_baselines, name=title, **shared)
+    default = [int(voc.model.default_steps)]
+    for name, spec in specs.items():
+        label = f"{title}, mel {name}"
+        scores += evaluate_vocoder(voc, files, default, mel_spec=spec, baselines=False, name=label, **shared)
+    _report(scores, measures, options.out, options.json)
+    return 0 if len(files) == len(recordings) else 1
+
+
+def _checked(measures: list[str]) -> list[str]:
+    from mmdiff.audio.metrics import METRICS
+
+    if unknown := [name for name in measures if name not in METRICS]:
+        raise InputError(f"measures={unknown} must be some of {', '.join(METRICS)}")
+    return measures or list(_MEASURES)
+
+
+def _readable(path: Path) -> bool:
+    """Read a recording through once, so that a broken one is named and the others are measured."""
+    from mmdiff.audio import io
+
+    try:
+        for _ in io.stream(path):
+            pass
+    except InputError as error:
+        failed(f"{path}: {error}")
+        return False
+    return True
+
+
+def _recordings(reference: str, split: str | None, limit: int | None) -> list[Path]:
+    from mmdiff.audio.layouts import SUFFIXES, find_audio
+
+    if Path(reference).suffix.lower() in SUFFIXES and Path(reference).is_file():
+        return [Path(reference)]
+    files = [clip.path for clip in find_audio(reference, split=split)]
+    if limit is None or limit >= len(files):
+        return files
+    return [files[i * len(files) // limit] for i in range(limit)]
+
+
+def _report(scores: list[Score], measures: list[str], out: str | None, json: bool) -> None:
+    if out is not None:
+        write_json(out, [asdict(score) for score in scores])
+    if json:
+        for score in scores:
+            say_json({key: value for key, value in asdict(score).items() if key != "per_file"})
+        return
+    header = ["system", "evaluations", *measures, "RTF", "diversity"]
+    rows = [
+        [
+            score.system,
+            _number(score.steps),
+            *(_number(score.metrics[name]) for name in measures),
+            _number(score.real_time_factor),
+            _number(score.diversity),
+        ]
+        for score in scores
+    ]
+    say(table(header, rows))
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def evaluate_sound_files(
+    reference: str, estimate: str, measures: list[str], out: str | None, json: bool
+) -> None:
+    """Measure sound files against those of the same names, and print what was found."""
+    measures = _checked(measures)
+    from mmdiff.audio.evaluate import evaluate_files
+
+    results = evaluate_files(_pairs(Path(reference), Path(estimate)), measures)
+    if out is not None:
+        write_json(out, results)
+    if json:
+        for name, values in results.items():
+            say_json({"file": name, **values})
+    else:
+        say(table(["file", *measures], [[k, *(_number(v[m]) for m in measures)] for k, v in results.items()]))
+
+
+def _pairs(reference: Path, estimate: Path) -> list[tuple[Path, Path]]:
+    """Match two files, or the files of two folders by their names without suffix."""
+    from mmdiff.audio.layouts import find_audio
+
+    if reference.is_file() and estimate.is_file():
+        return [(reference, estimate)]
+    if not (reference.is_dir() and estimate.is_dir()):
+        raise InputError(
+            f"reference={str(reference)!r} and estimate={str(estimate)!r} must be two files or two folders"
+        )
+    references = {_stem(clip.path, reference): clip.path for clip in find_audio(reference, "folder")}
+    estimates = {_stem(clip.path, estimate): clip.path for clip in find_audio(estimate, "folder")}
+    if not (common := sorted(references.keys() & estimates.keys())):
+        raise InputError(
+            f"no file of estimate={str(estimate)!r} is named like one of reference={str(reference)!r}"
+        )
+    return [(references[name], estimates[name]) for name in common]
+
+
+def _stem(path: Path, root: Path) -> str:
+    return str(path.relative_to(root).with_suffix(""))

@@ -1,0 +1,288 @@
+"""How well a model makes moving digits from captions, measured by the judge, beside real clips.
+
+Real clips are drawn for the same captions with handwriting that neither the model nor the judge was trained on,
+and measured in the same way: they say what the judge's own accuracy is, and how far two samples of real clips
+lie apart.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmdiff.errors import InputError
+from mmdiff.progress import track
+from mmdiff.video.evaluate_captions import Make, Questions, real_digits
+from mmdiff.video.evaluate_pairs import PairVerdict, judge_pairs, pair_accuracy
+from mmdiff.video.generator import ClipGenerator
+from mmdiff.video.judge import DigitJudge, Verdict, judge_clips, verdict_accuracy
+from mmdiff.video.metrics import (
+    clip_features,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    memorisation,
+)
+from mmdiff.video.metrics.clips import NORMAL_95, Estimate, Proportion
+from mmdiff.video.metrics.features import FeatureNetwork
+
+REAL = "real clips"
+_REFERENCE, _TRAINING = 1 << 32, 1 << 33  # first seeds of real clips that no measured clip shares
+_CLOSEST = 0.01  # share of held-out clips that are nearer to training than a near-duplicate is allowed to be
+
+
+class System(NamedTuple):
+    """Something that makes clips from captions."""
+
+    name: str
+    make: Make
+    steps: int | None = None
+    """Of the sampler."""
+    evaluations: Callable[[], int] | None = None
+    """Network evaluations of each clip in the latest call."""
+
+
+@dataclass
+class Score:
+    """How one system did.
+
+    Attributes
+    ----------
+    system : str
+    steps, evaluations : int or None
+        Of the sampler, and of the network for each clip.
+    seconds : float
+        Of computation for each clip.
+    clips, pairs : int
+        Measured clips of one figure and of two.
+    measures : dict from str to Estimate or Proportion
+        See :data:`MEASURES`.
+    """
+
+    system: str
+    steps: int | None
+    evaluations: int | None
+    seconds: float
+    clips: int
+    pairs: int
+    measures: dict[str, Estimate | Proportion] = field(default_factory=dict)
+
+
+MEASURES = {
+    "digit": "frames that show the caption's digit",
+    "motion": "clips that move as told",
+    "colour": "clips of the right colour",
+    "all": "clips with digit, motion and colour right",
+    "steady": "frames that agree with their clip's digit",
+    "empty": "frames that show next to nothing",
+    "smooth": "clips without empty frame or step > 1.5 x real",
+    "step": "largest step of the centre in a clip, pixels",
+    "jump": "largest step of all clips, pixels",
+    "frechet": "Fréchet video distance",
+    "kernel": "kernel video distance",
+    "inception": "inception score",
+    "nearest": "distance to training clips / that of real clips",
+    "duplicates": "clips nearer to training than 99 % of real ones",
+    "pair_digit": "two figures: frames with the digit in its colour",
+    "pair_motion": "two figures: figures that move as told",
+    "pair_all": "two figures: clips with both digits and motions right",
+    "pair_digits": "two figures: recall of the digits, in any colour",
+    "pair_empty": "two figures: frames with nothing in a figure's colour",
+    "pair_neither": "two figures: light of other colours",
+}
+"""Measures of moving digits and what they say."""
+SHARES = ("digit", "motion", "colour", "all", "steady", "empty", "smooth")
+
+
+def model_system(
+    gen: ClipGenerator,
+    name: str,
+    *,
+    steps: int | None = None,
+    sampler: str | None = None,
+    guidance: float | None = None,
+) -> System:
+    """A model as a system; what is not given is its own default."""
+
+    def make(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        return gen(
+            list(captions),
+            seed=list(seeds),
+            steps=steps,
+            sampler=sampler,
+            guidance=guidance,
+            batch=len(captions),
+        )
+
+    return System(name, make, steps or gen.model.steps, lambda: gen.evaluations)
+
+
+def evaluate_digits(
+    systems: Sequence[System],
+    judge: DigitJudge,
+    asked: Questions,
+    *,
+    frames: int = 16,
+    size: int = 32,
+    features: FeatureNetwork | None = None,
+    reference: int | None = None,
+    batch: int = 8,
+    progress: bool = True,
+) -> list[Score]:
+    """Measure systems that make moving digits from captions.
+
+    Each clip is measured when it is made, and not kept.
+
+    Parameters
+    ----------
+    systems : sequence of System
+    judge : DigitJudge
+    asked : Questions
+    frames, size : int
+        Of real clips.
+    features : callable, optional
+        Network for Fréchet and kernel distances and for nearness to training clips; default: the judge.
+    reference : int > 99, optional
+        Real clips that distances are measured to; as many training clips that nearness is measured to. Default:
+        five times the captions, from 100 to 500.
+    batch : int > 0
+        Clips made at once.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    list of Score
+        Real clips first. Distances that samples are too few for are left out.
+
+    Raises
+    ------
+    InputError
+        A number breaks its rule.
+    """
+    if reference is None:
+        reference = min(500, max(100, 5 * len(asked.captions)))
+    if batch < 1 or reference < 1 / _CLOSEST:
+        raise InputError(
+            f"batch={batch} must be positive and reference={reference} at least {1 / _CLOSEST:.0f}"
+        )
+    network = judge.features if features is None else features
+    near = _Nearness(network, asked.captions, reference, frames, size)
+    with torch.inference_mode():
+        near.draw(progress)
+        real = System(REAL, real_digits(frames, size))
+        return [_score(system, judge, asked, near, batch, progress) for system in (real, *systems)]
+
+
+class _Nearness:
+    """Features of real clips and of training clips, and distances to them."""
+
+    def __init__(
+        self, network: FeatureNetwork, captions: Sequence[str], count: int, frames: int, size: int
+    ) -> None:
+        self.network, self.captions, self.count = network, captions, count
+        self.sources = {
+            "real": (real_digits(frames, size), _REFERENCE),
+            "training": (real_digits(frames, size, "train"), _TRAINING),
+        }
+        self.rows: dict[str, Tensor] = {}
+
+    def draw(self, progress: bool) -> None:
+        # captions at random: two sets that hold each caption equally often would be too much alike
+        chosen = np.random.default_rng(0).integers(len(self.captions), size=self.count).tolist()
+        for what, (make, seed) in self.sources.items():
+            numbers = track(range(self.count), f"{what} clips", show=progress)
+            clips = (make([self.captions[chosen[n]]], [seed + n])[0] for n in numbers)
+            self.rows[what] = clip_features(self.network, clips)
+
+    def measures(self, rows: Tensor) -> Iterator[tuple[str, Estimate | Proportion]]:
+        if min(len(rows), self.count) > rows.shape[1]:
+            yield "frechet", frechet_distance(self.rows["real"], rows)
+        if len(rows) > 2:
+            yield "kernel", kernel_distance(self.rows["real"], rows)
+        found = memorisation(rows, self.rows["training"], self.rows["real"], _CLOSEST)
+        yield "nearest", Estimate(found.ratio, math.nan, math.nan, len(rows), self.count)
+        yield "duplicates", found.duplicates
+
+
+def _score(
+    system: System, judge: DigitJudge, asked: Questions, near: _Nearness, batch: int, progress: bool
+) -> Score:
+    verdicts, rows, chances, pairs = [], [], [], []
+    elapsed, evaluations = 0.0, None
+    for begin, clips, seconds in _made(system, asked.captions, asked.seed, batch, progress, system.name):
+        del begin
+        elapsed += seconds
+        verdicts.append(judge_clips(clips, judge))
+        rows.append(clip_features(near.network, clips))
+        chances.append(probabilities(clips, judge))
+        evaluations = None if system.evaluations is None else system.evaluations()
+    after = asked.seed + len(asked.captions)
+    label = f"{system.name}, two figures"
+    for begin, clips, _ in _made(system, asked.pair_captions, after, batch, progress, label):
+        pairs.append(judge_pairs(clips, asked.pair_labels[begin : begin + len(clips)], judge))
+    verdict = Verdict(*(torch.cat(column) for column in zip(*verdicts, strict=True)))
+    measures: dict[str, Estimate | Proportion] = {
+        **verdict_accuracy(verdict, asked.labels),
+        "step": mean_estimate(steps := largest_steps(verdict)),
+        "jump": Estimate(float(steps.max()) if len(steps) else math.nan, math.nan, math.nan, len(steps)),
+        **dict(near.measures(torch.cat(rows))),
+    }
+    if len(asked.captions) >= 40:  # two splits of twenty
+        splits = min(10, max(2, len(asked.captions) // 100))
+        measures["inception"] = inception_score(torch.cat(chances), splits)
+    if pairs:
+        together = PairVerdict(*(torch.cat(column) for column in zip(*pairs, strict=True)))
+        measures |= {f"pair_{name}": share for name, share in pair_accuracy(together).items()}
+    return Score(
+        system.name,
+        system.steps,
+        evaluations,
+        elapsed / len(asked.captions),
+        len(asked.captions),
+        len(asked.pair_captions),
+        {name: measures[name] for name in MEASURES if name in measures},
+    )
+
+
+def _made(
+    system: System, captions: Sequence[str], seed: int, batch: int, progress: bool, label: str
+) -> Iterator[tuple[int, Tensor, float]]:
+    """Number of the first, clips, and seconds, of one batch after the other."""
+    for begin in track(range(0, len(captions), batch), label, show=progress):
+        part = captions[begin : begin + batch]
+        start = time.perf_counter()
+        clips = system.make(part, range(seed + begin, seed + begin + len(part))).cpu()
+        yield begin, clips, time.perf_counter() - start
+
+
+def probabilities(video: Tensor, judge: nn.Module) -> Tensor:
+    """Probability of each digit, and of none, in the frames of a clip on average; (B, 11)."""
+    device = next(judge.parameters()).device
+    pixels = video if video.is_floating_point() else video.float() / 127.5 - 1
+    logits = judge(pixels.transpose(1, 2).flatten(0, 1).to(device))
+    mean: Tensor = functional.softmax(logits, 1).unflatten(0, (len(video), -1)).mean(1)
+    return mean
+
+
+def largest_steps(verdict: Verdict) -> Tensor:
+    """Each clip's largest step of the centre of light, in pixels at 32 x 32; clips without light are left out."""
+    most = verdict.steps.nan_to_num(nan=-1.0).amax(1)
+    return most[most >= 0].double()
+
+
+def mean_estimate(values: Tensor) -> Estimate:
+    """Mean of values (N,) with its normal interval; nan where there are none."""
+    if not len(values):
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    mean = float(values.double().mean())
+    error = NORMAL_95 * float(values.double().std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Estimate(mean, mean - error, mean + error, len(values))
