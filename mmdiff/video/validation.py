@@ -18,6 +18,7 @@ from mmdiff.video.conditioning import ConditionedNetwork
 from mmdiff.video.data import collate_clips
 from mmdiff.video.metrics.pictures import psnr, ssim
 from mmdiff.video.model import ClipModel
+from mmdiff.video.request import PIXEL_CONDITIONS
 from mmdiff.video.sheet import contact_sheet
 from mmdiff.video.small import enlarge
 from mmdiff.video.tasks import batch_conditions
@@ -113,9 +114,10 @@ def generate(
     """
     cond: dict[str, Any] = batch_conditions(model, batch)
     denoiser: Any = model.denoiser
-    told = {name: value for name, value in cond.items() if name != "positions"}
-    if model.guidance != 1 and told and isinstance(model.network, ConditionedNetwork):
-        denoiser = ClassifierFree(denoiser, model.guidance, model.network.nulls(told))
+    guided = [name for name in cond if name not in ("positions", *PIXEL_CONDITIONS)]
+    if model.guidance != 1 and guided and isinstance(model.network, ConditionedNetwork):
+        nulls = model.network.nulls(cond, guided)
+        denoiser = ClassifierFree(denoiser, model.guidance, nulls, interval=model.guidance_interval)
     video = batch["video"]
     state = sample(
         denoiser,

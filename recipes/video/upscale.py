@@ -48,12 +48,13 @@ def main(
     blocks: int = 1,
     embedding: int = 128,
     checkpointing: bool = False,
-    steps: int = 1000,
-    batch_size: int = 4,
+    steps: int = 1500,
+    batch_size: int = 2,
     learning_rate: float = 1e-3,
-    noise: tuple[float, float] = (-1.0, 1.4),
+    prediction: str = "x0",
+    noise: tuple[float, float] = (-0.4, 1.2),
     ema: float = 0.995,
-    sampler_steps: int = 8,
+    sampler_steps: int = 4,
     test_clips: int = 32,
     validate_every: int = 500,
     checkpoint_every: int = 250,
@@ -85,6 +86,8 @@ def main(
         steps: Updates.
         batch_size: Clips per update.
         learning_rate: Its peak.
+        prediction: What the network says, x0 or v. The clip itself is nearly what it is given, which a small
+            network learns at once; in v it would have to say the noise as well, to every pixel.
         noise: Mean and deviation of the logarithm of the noise level for single frames; clips get more.
         ema: Decay of the weight average that is kept.
         sampler_steps: Network evaluations of the finished model by default.
@@ -122,8 +125,8 @@ def main(
     )
     conditioned = ConditionedNetwork(network, (SmallClip(width=embedding),))
     model = ClipModel(
-        conditioned, CosineVP(), frames=frames, size=(size, size), fps=fps, mean=mean, std=std,
-        steps=sampler_steps,
+        conditioned, CosineVP(), prediction, frames=frames, size=(size, size), fps=fps, mean=mean, std=std,
+        steps=sampler_steps, sampler="dpmpp_2m", grid="log_snr",
     )  # fmt: skip
     set_compute_dtype(model, pick_compute_dtype(pick_device(device), dtype))
     model.to(memory_format=torch.channels_last)
