@@ -9,11 +9,9 @@ import sys
 from collections.abc import Iterator
 from numbers import Real
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mmdiff.audio.encode import check_wave
@@ -25,27 +23,11 @@ from mmdiff.media.writing import naming_errors
 from mmdiff.video.convert import convert
 from mmdiff.video.film import CODECS, QUALITY, Film
 from mmdiff.video.resize import Size, check_size
-from mmdiff.video.stills import is_pattern, numbered
+from mmdiff.video.sinks import SINGLE, Archive, Series, Single, Sink
+from mmdiff.video.stills import is_pattern
 
-SINGLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 WRITABLE = (*CODECS, ".npz", *SINGLE)
 _GIF_FASTEST = 50.0  # frames a second: viewers slow shorter delays down to a tenth of a second
-
-
-class Sink(Protocol):
-    """What takes pictures (f, H, W, 3) uint8 and sound (channels, samples) float32, block by block."""
-
-    def pictures(self, block: np.ndarray) -> None:
-        """Append pictures."""
-        ...
-
-    def sound(self, wave: np.ndarray) -> None:
-        """Append sound."""
-        ...
-
-    def finish(self) -> None:
-        """Complete the file."""
-        ...
 
 
 class Writer:
@@ -173,83 +155,13 @@ def _open(
 ) -> Sink:
     """Return what writes the format; leaving ``stack`` gives the file its name, or removes it."""
     if is_pattern(target):
-        return _Series(target, stack)
+        return Series(target, stack)
     temporary = stack.enter_context(atomic_file(target))
     if suffix in CODECS:
         film = Film(temporary, suffix, fps, size, sample_rate, channels, quality)
         stack.callback(film.close)
         return film
-    return _Archive(temporary, fps, sample_rate) if suffix == ".npz" else _Single(target, temporary)
-
-
-class _Series:
-    """Numbered images, from 0 on."""
-
-    def __init__(self, pattern: Path, stack: contextlib.ExitStack) -> None:
-        self._pattern, self._stack, self._count = pattern, stack, 0
-        numbered(pattern)  # refuses what has more than one number
-
-    def pictures(self, block: np.ndarray) -> None:
-        self._pattern.parent.mkdir(exist_ok=True)
-        for pixels in block:
-            target = self._pattern.with_name(self._pattern.name % self._count)
-            temporary = self._stack.enter_context(atomic_file(target))
-            Image.fromarray(pixels).save(temporary)
-            self._count += 1
-
-    def sound(self, wave: np.ndarray) -> None:
-        raise AssertionError
-
-    def finish(self) -> None:
-        for number, file in numbered(self._pattern):
-            if number >= self._count:  # left from a longer clip of this name
-                file.unlink()
-
-
-class _Archive:
-    """An .npz with the entries video (F, H, W, 3), fps, and sound with sample_rate."""
-
-    def __init__(self, temporary: Path, fps: float, sample_rate: int | None) -> None:
-        self._temporary, self._fps, self._rate = temporary, fps, sample_rate
-        self._blocks: list[np.ndarray] = []
-        self._waves: list[np.ndarray] = []
-
-    def pictures(self, block: np.ndarray) -> None:
-        self._blocks.append(block.copy())
-
-    def sound(self, wave: np.ndarray) -> None:
-        self._waves.append(wave.copy())
-
-    def finish(self) -> None:
-        entries: dict[str, Any] = {"video": np.concatenate(self._blocks), "fps": self._fps}
-        if self._waves:
-            entries |= {"sound": np.concatenate(self._waves, 1), "sample_rate": self._rate}
-        with self._temporary.open("wb") as file:
-            np.savez_compressed(file, **entries)
-
-
-class _Single:
-    """One image."""
-
-    def __init__(self, target: Path, temporary: Path) -> None:
-        self._target, self._temporary = target, temporary
-        self._pixels: np.ndarray | None = None
-
-    def pictures(self, block: np.ndarray) -> None:
-        if self._pixels is not None or len(block) > 1:
-            name = self._target.with_name(f"{self._target.stem}_%04d{self._target.suffix}").name
-            raise InputError(
-                f"path={str(self._target)!r} can hold one picture only: name a series as {name}, a .gif or "
-                ".mp4, or draw a sheet with mmdiff.video.sheet.save_sheet"
-            )
-        self._pixels = block[0]
-
-    def sound(self, wave: np.ndarray) -> None:
-        raise AssertionError
-
-    def finish(self) -> None:
-        assert self._pixels is not None
-        Image.fromarray(self._pixels).save(self._temporary)
+    return Archive(temporary, fps, sample_rate) if suffix == ".npz" else Single(target, temporary)
 
 
 def check_video(video: Tensor | np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
