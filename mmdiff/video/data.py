@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from mmdiff.errors import InputError
 from mmdiff.media.draws import draw_by_length, item_rng
 from mmdiff.training.data import IndexedData
 from mmdiff.video.cache import CachedFrames
+from mmdiff.video.collate import collate_clips
 from mmdiff.video.flips import DIRECTION_WORDS, check_flip, may_flip
 from mmdiff.video.frames import Frames
 from mmdiff.video.items import VideoItem
@@ -264,49 +265,3 @@ class WithStills:
             return item["image"], item.get("caption", "")
         item = self.clips[_UNSEEN + int(rng.integers(_UNSEEN))]
         return item["video"][:, int(rng.integers(item["video"].shape[1]))], item.get("caption", "")
-
-
-def collate_clips(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Make a batch of items, as the Trainer's ``collate``.
-
-    Parameters
-    ----------
-    items : sequence of mapping
-        With the same keys.
-
-    Returns
-    -------
-    dict
-        Tensors are stacked, numbers and tuples of numbers become tensors of shape (B,) or (B, n), and
-        everything else, captions above all, stays a list of length B.
-
-    Raises
-    ------
-    InputError
-        Items differ in their keys or the shapes of their tensors.
-
-    Examples
-    --------
-    >>> batch = collate_clips([{"caption": "a", "label": 0}, {"caption": "b", "label": 2}])
-    >>> batch["caption"], batch["label"]
-    (['a', 'b'], tensor([0, 2]))
-    """
-    if any(item.keys() != items[0].keys() for item in items):
-        raise InputError(f"items must have the same keys, not {sorted({tuple(item) for item in items})}")
-    return {key: _joined(key, [item[key] for item in items]) for key in items[0]}
-
-
-def _joined(key: str, values: list[Any]) -> Any:
-    first = values[0]
-    if isinstance(first, Tensor):
-        if any(value.shape != first.shape for value in values):
-            shapes = sorted({tuple(value.shape) for value in values})
-            raise InputError(f"{key} must have one shape in a batch, not {shapes}: see size and frames")
-        return torch.stack(values)
-    if isinstance(first, int | float) or (isinstance(first, tuple) and _is_numbers(first)):
-        return torch.tensor(values)
-    return values
-
-
-def _is_numbers(values: tuple[Any, ...]) -> bool:
-    return bool(values) and all(isinstance(value, int | float) for value in values)
