@@ -1,7 +1,8 @@
 """The judge of moving digits: which digit a frame shows, how it moves, in what colour; and caption accuracy.
 
-A small classifier, trained on real handwriting (:mod:`mmdiff.video.judge_training`), reads every frame on its
-own; motion and colour are measured, not learned. Each statement may also be "none of these".
+A small classifier (:mod:`mmdiff.video.judge_network`), trained on real handwriting
+(:mod:`mmdiff.video.judge_training`), reads every frame on its own; motion and colour are measured, not learned.
+Each statement may also be "none of these".
 """
 
 from __future__ import annotations
@@ -11,117 +12,26 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from mmdiff.errors import InputError
-from mmdiff.registry import register
 from mmdiff.video.digits import COLOURS, DIGITS, MOTIONS, VELOCITIES, Figure
-from mmdiff.video.metrics.clips import Proportion, signed_values, wilson
+from mmdiff.video.judge_network import CHUNK, LIT, frames_of, light_of, mean_colours
+from mmdiff.video.judge_network import SIDE as SIDE
+from mmdiff.video.judge_network import DigitJudge as DigitJudge
+from mmdiff.video.judge_network import as_video as as_video
+from mmdiff.video.metrics.clips import Proportion, wilson
 from mmdiff.video.metrics.coherence import centroids
 
 NONE = -1
 """Index of "none of these" among digits, motions and colours."""
-SIDE = 32  # pixels: the frame that glyphs of 15 pixels are drawn in
 HOLDS = 8  # frames that a caption's direction holds for, of a video that is not thinned out
-_LIT = 0.5  # of full brightness
 _EMPTY = 10  # lit pixels at 32 x 32: half of what the thinnest real glyph has
 _MOVING = 0.5  # pixels a frame: half of the speed of digits that move
 _JUMP = 1.5  # pixels a frame: real digits step by 1
 _COLOUR_RADIUS = 0.4  # less than this from a palette colour, in RGB scaled to a greatest channel of 1
 _SHARED = 0.75  # of the frames must have one colour
-_CHUNK = 32  # clips at a time
-
-
-@register
-class DigitJudge(nn.Module):
-    """Classify frames as one of ten handwritten digits or none, blind to colour and place.
-
-    Convolutions over the brightness (the greatest channel), global maximum, one hidden layer. It also measures
-    clips for Fréchet and kernel distances, see :meth:`features`.
-
-    Parameters
-    ----------
-    channels : tuple of int
-        Width at full, half, quarter and eighth resolution.
-    width : int
-        Of the hidden layer.
-    """
-
-    COARSE = 4  # rows and columns of the map that tells where things move
-    feature_mean: Tensor
-    feature_std: Tensor
-
-    def __init__(self, channels: tuple[int, ...] = (16, 32, 64, 96), width: int = 64) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [*_convolution(1, channels[0])]
-        for narrow, wide in itertools.pairwise(channels):
-            layers += [*_convolution(narrow, wide, stride=2), *_convolution(wide, wide)]
-        self.body = nn.Sequential(*layers)
-        self.hidden = nn.Linear(channels[-1], width)
-        self.head = nn.Linear(width, len(DIGITS) + 1)
-        count = 2 * width + 2 * self.COARSE**2 + 3
-        self.register_buffer("feature_mean", torch.zeros(count))
-        self.register_buffer("feature_std", torch.ones(count))
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Logits of frames.
-
-        Parameters
-        ----------
-        frames : Tensor, shape (N, 3, H, W), in [-1, 1]
-            The shorter side shows what 32 pixels show in :class:`mmdiff.video.digits.MovingDigits`.
-
-        Returns
-        -------
-        Tensor, shape (N, 11)
-            Ten digits, and last: none.
-        """
-        return self.head(functional.silu(self.embed(_brightness(_resized(frames)))))
-
-    def embed(self, brightness: Tensor) -> Tensor:
-        """Hidden values (N, width), before their activation, of brightness (N, 1, 32, 32 or more) in [0, 1]."""
-        return self.hidden(self.body(brightness).amax((2, 3)))
-
-    def features(self, video: Tensor) -> Tensor:
-        """Measure clips for Fréchet and kernel distances: what they show, how steadily, how it moves, its colour.
-
-        Mean over frames of the hidden values, and of their absolute change from frame to frame; the mean
-        signed (over the first half) and absolute change of a 4 × 4 map of brightness; the mean colour of lit
-        pixels. Each is standardised by its mean and deviation on real training clips.
-
-        Parameters
-        ----------
-        video : Tensor, shape (B, 3, F, H, W), in [-1, 1] or uint8
-            At least two frames.
-
-        Returns
-        -------
-        Tensor, shape (B, 163)
-        """
-        return (self.raw_features(video) - self.feature_mean) / self.feature_std
-
-    def raw_features(self, video: Tensor) -> Tensor:
-        """Like :meth:`features`, not standardised."""
-        video = as_video(video)
-        if video.shape[2] < 2:
-            raise InputError(f"frames={video.shape[2]} must be at least 2: features of a clip measure change")
-        return torch.cat([self._raw_features(clips) for clips in video.split(_CHUNK)])
-
-    def _raw_features(self, video: Tensor) -> Tensor:
-        frames = _frames(video)
-        clips = frames.shape[:2]
-        light = _brightness(frames.flatten(0, 1))
-        hidden = functional.silu(self.embed(light)).unflatten(0, clips)
-        change = functional.adaptive_avg_pool2d(light, self.COARSE).flatten(1).unflatten(0, clips).diff(dim=1)
-        parts = (
-            hidden.mean(1),
-            hidden.diff(dim=1).abs().mean(1),
-            change[:, : max(1, clips[1] // 2)].mean(1),
-            change.abs().mean(1),
-            _mean_colours(frames.flatten(0, 1)).unflatten(0, clips).mean(1),
-        )
-        return torch.cat(parts, 1)
 
 
 class Verdict(NamedTuple):
@@ -174,7 +84,7 @@ def judge_clips(video: Tensor, judge: DigitJudge) -> Verdict:
     """
     video = as_video(video)
     device = next(judge.parameters()).device
-    parts = [_judge(clips.to(device), judge) for clips in video.split(_CHUNK)]
+    parts = [_judge(clips.to(device), judge) for clips in video.split(CHUNK)]
     return Verdict(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -221,9 +131,7 @@ def verdict_accuracy(verdict: Verdict, labels: Tensor) -> dict[str, Proportion]:
     frames = {"digit": verdict.digits == digit[:, None], "steady": verdict.digits == verdict.digit[:, None]}
     frames["steady"] &= verdict.digits != NONE
     frames["empty"] = verdict.empty
-    right["smooth"] = (verdict.steps <= _JUMP).all(1) & ~verdict.empty.any(
-        1
-    )
+    right["smooth"] = (verdict.steps <= _JUMP).all(1) & ~verdict.empty.any(1)
     shares = {name: float(x.double().mean()) for name, x in (frames | right).items()}
     order = ("digit", "motion", "colour", "all", "steady", "empty", "smooth")
     return {name: wilson(shares[name], len(labels)) for name in order}
@@ -250,50 +158,12 @@ def crossed_captions(held_out: bool | None = None) -> tuple[list[str], Tensor]:
     return [figure.caption() for figure in figures], labels
 
 
-def as_video(video: Tensor) -> Tensor:
-    """Check clips (B, 3, F, H, W) and bring them to floating point in [-1, 1]."""
-    if video.ndim != 5 or video.shape[1] != 3 or 0 in video.shape:
-        raise InputError(
-            f"video of shape {tuple(video.shape)} must be (B, 3, F, H, W); give one clip as video[None]"
-        )
-    return signed_values(video).float()
-
-
-def _convolution(narrow: int, wide: int, stride: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(narrow, wide, 3, stride, 1, bias=False), nn.GroupNorm(8, wide), nn.SiLU()]
-
-
-def _frames(video: Tensor) -> Tensor:
-    """Frames (B, F, 3, 32, ...) of clips (B, 3, F, H, W)."""
-    return _resized(video.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(video), -1))
-
-
-def _resized(frames: Tensor) -> Tensor:
-    height, width = frames.shape[-2:]
-    shorter = min(height, width)
-    if shorter == SIDE:
-        return frames
-    size = [round(side * SIDE / shorter) for side in (height, width)]
-    return functional.interpolate(frames, size, mode="bilinear", antialias=True)
-
-
-def _brightness(frames: Tensor) -> Tensor:
-    """Greatest channel (N, 1, H, W), black 0 and full 1."""
-    return (frames.amax(1, keepdim=True) + 1) / 2
-
-
-def _mean_colours(frames: Tensor) -> Tensor:
-    """RGB (N, 3) of the lit pixels of each frame (N, 3, H, W), scaled to a greatest channel of 1; 0 if none is lit."""
-    total = ((_brightness(frames) > _LIT) * (frames + 1) / 2).sum((2, 3))
-    return total / total.amax(1, keepdim=True).clamp_min(1e-6)
-
-
 def _judge(video: Tensor, judge: DigitJudge) -> Verdict:
-    frames = _frames(video)
+    frames = frames_of(video)
     probabilities = judge(frames.flatten(0, 1)).softmax(1).unflatten(0, frames.shape[:2])
     confidence, digits = probabilities.max(-1)
-    light = _brightness(frames.flatten(0, 1))[:, 0].unflatten(0, frames.shape[:2])
-    empty = (light > _LIT).sum((2, 3)) < _EMPTY
+    light = light_of(frames.flatten(0, 1))[:, 0].unflatten(0, frames.shape[:2])
+    empty = (light > LIT).sum((2, 3)) < _EMPTY
     digits = digits.masked_fill((digits == len(DIGITS)) | empty, NONE)
     digit = torch.stack([functional.one_hot(d + 1, len(DIGITS) + 1).sum(0).argmax() for d in digits]) - 1
     path = centroids(light).masked_fill(empty[..., None], math.nan)
@@ -329,7 +199,7 @@ def _colour(frames: Tensor) -> Tensor:
     """Index of the colour that most of some frames (N, 3, H, W), none of them empty, have."""
     palette = torch.tensor(list(COLOURS.values())).to(frames)
     palette = palette / palette.amax(1, keepdim=True)
-    distance, index = torch.cdist(_mean_colours(frames), palette).min(1)
+    distance, index = torch.cdist(mean_colours(frames), palette).min(1)
     votes = torch.bincount(index[distance < _COLOUR_RADIUS], minlength=len(palette))
     most, colour = votes.max(0)
     return colour if most >= max(1, _SHARED * len(frames)) else torch.full_like(colour, NONE)
