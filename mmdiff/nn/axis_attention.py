@@ -89,36 +89,46 @@ def _attend(
 ) -> Tensor:
     y = functional.layer_norm(x.transpose(1, 2), gain.shape, gain, None, eps)  # (B, P, L, channels)
     parts = functional.linear(y, query_key_value).unflatten(-1, (3, heads, -1))
-    q, k, v = _ByHeads.apply(parts, relative[-1] if rotated else None)
-    if biased:
-        bias = relative[0][piece[0], None] if relative[0].ndim == 4 else relative[0]
-        mixed = _softmax(q @ k.mT + bias).to(v.dtype) @ v
+    turns = relative[-1] if rotated else None
+    bias = relative[0] if biased else None
+    if bias is not None and bias.ndim == 4:
+        bias = bias[piece[0], None]
+    if x.device.type != "cpu":
+        mixed = _mix(*_ByHeads.apply(parts, turns, parts.dtype), bias)
     else:
-        flat = [part.flatten(0, 1) for part in (q, k, v)]
-        mixed = functional.scaled_dot_product_attention(flat[0], flat[1], flat[2], scale=1.0).view(v.shape)
+        # Many small products: a processor gains nothing from half precision there, and has to convert.
+        with torch.autocast("cpu", enabled=False):
+            mixed = _mix(*_ByHeads.apply(parts, turns, torch.promote_types(parts.dtype, torch.float32)), bias)
     return x + functional.linear(mixed.transpose(2, 3).flatten(3), out).transpose(1, 2)
+
+
+def _mix(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """Attend: all (B, P, heads, L, d), of one dtype."""
+    if bias is not None:
+        return _softmax(query @ key.mT + bias).to(value.dtype) @ value
+    flat = [part.flatten(0, 1) for part in (query, key, value)]
+    return functional.scaled_dot_product_attention(flat[0], flat[1], flat[2], scale=1.0).view(value.shape)
 
 
 class _ByHeads(torch.autograd.Function):
     """(B, P, L, 3, heads, d) to queries, keys (both rotated) and values, each (B, P, heads, L, d), in one pass."""
 
     @staticmethod
-    def forward(ctx: Any, parts: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.turns = turns
+    def forward(ctx: Any, parts: Tensor, turns: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        ctx.turns, ctx.dtype = turns, parts.dtype
         parts = parts.permute(3, 0, 1, 4, 2, 5)
-        out = torch.empty_like(parts, memory_format=torch.contiguous_format)
+        out = torch.empty_like(parts, dtype=dtype, memory_format=torch.contiguous_format)
         _move(parts.unbind(), out, turns)
         return out[0], out[1], out[2]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        q = grads[0]
-        batch, places, heads, length, width = q.shape
-        whole = q.new_empty(batch, places, length, 3, heads, width)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        batch, places, heads, length, width = grads[0].shape
+        whole = grads[0].new_empty(batch, places, length, 3, heads, width, dtype=ctx.dtype)
         back = None if ctx.turns is None else ctx.turns.conj().resolve_conj()
         _move(grads, whole.permute(3, 0, 1, 4, 2, 5), back)
-        return whole, None
+        return whole, None, None
 
 
 def _move(parts: Sequence[Tensor], to: Tensor, turns: Tensor | None) -> None:

@@ -79,11 +79,12 @@ def rms_silu(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     x : Tensor, shape (B, N, C)
         Positions in rows, channels last.
     gain, shift : Tensor, shape (B, 1, C) or (1, 1, C)
-        Factor and constant after the normalisation; of x's dtype.
+        Factor and constant after the normalisation; in float32 they make it compute so.
 
     Returns
     -------
     Tensor, shape (B, N, C)
+        Of x's dtype.
     """
     result: Tensor = _RmsSilu.apply(x, gain, shift)
     return result
@@ -94,7 +95,7 @@ class _RmsSilu(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
         scale = _inverse_rms(x)
         ctx.save_for_backward(x, scale, gain, shift)
-        return functional.silu(torch.addcmul(shift, x * scale, gain), inplace=True)
+        return functional.silu(torch.addcmul(shift, x * scale, gain), inplace=True).to(x.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -102,10 +103,10 @@ class _RmsSilu(torch.autograd.Function):
         x, scale, gain, shift = ctx.saved_tensors
         unit = x * scale
         before = torch.addcmul(shift, unit, gain)
-        grad = torch.ops.aten.silu_backward(grad, before)
+        grad = torch.ops.aten.silu_backward(grad.to(before.dtype), before)
         to_shift = grad.sum_to_size(shift.shape)
         to_gain = torch.mul(grad, unit, out=before).sum_to_size(gain.shape)
         # d(x / rms) projects out x's own direction: rms does not let it change.
         grad = grad.mul_(gain)
         along = torch.mul(grad, unit, out=before).mean(-1, keepdim=True)
-        return grad.addcmul_(unit, along, value=-1).mul_(scale), to_gain, to_shift
+        return grad.addcmul_(unit, along, value=-1).mul_(scale).to(x.dtype), to_gain, to_shift

@@ -11,7 +11,7 @@ from torch import Tensor
 Piece = tuple[slice, ...]
 Function = Callable[..., Tensor]
 
-_ELEMENTS = {"cpu": 2**19}
+_ELEMENTS = {"cpu": 2**20}
 _ELEMENTS_ELSEWHERE = 2**26
 
 

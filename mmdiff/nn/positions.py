@@ -60,7 +60,7 @@ def rotate(x: Tensor, turns: Tensor, out: Tensor | None = None) -> Tensor:
     >>> rotate(torch.tensor([[1.0, 0.0]]), rotary_turns(torch.tensor([torch.pi / 2]), torch.ones(1))).round().abs()
     tensor([[0., 1.]])
     """
-    count, real = 2 * turns.shape[-1], turns.real.dtype
+    count, real = 2 * turns.shape[-1], torch.promote_types(x.dtype, turns.real.dtype)
     x = x if x.stride(-1) == 1 else x.contiguous()
     pairs = torch.view_as_complex(x[..., :count].to(real).unflatten(-1, (-1, 2)))
     if out is None:

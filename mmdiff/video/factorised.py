@@ -89,7 +89,7 @@ class FactorisedUNet(nn.Module):
         super().__init__()
         _check(channels, base, widths, heads, head_width, condition, norm, groups, kernel)
         self.compute_dtype: torch.dtype | None = None  # of the products; set by whoever runs it
-        self.channels, self.base, self.checkpointing = channels, base, checkpointing
+        self.channels, self.base, self.norm, self.checkpointing = channels, base, norm, checkpointing
         self.stride = 2 ** (len(widths) - 1)
         told = 4 * base + condition
         shared = (told, norm, groups, heads, head_width)
@@ -134,7 +134,7 @@ class FactorisedUNet(nn.Module):
         positions : Tensor of int, shape (F - stills,), optional
             Places of the frames in the video; only their differences matter. Default: 0, 1, ...
         stills : int >= 0
-            How many of the last frames are images of their own, which see no other frame.
+            How many of the last frames are images of their own, which see no other frame; not with "group".
         present : Tensor of bool, shape (B,), optional
             Clips whose frames see only themselves, but for the attention before the first block, as in the
             ``focus_present_mask`` of the package.
@@ -220,6 +220,10 @@ class FactorisedUNet(nn.Module):
             raise InputError(f"level={tuple(level.shape)} must be ({batch},): one index for each clip")
         if not 0 <= stills <= frames:
             raise InputError(f"stills={stills} must be between 0 and the number of frames, {frames}")
+        if stills and self.norm == "group":
+            raise InputError(
+                f"stills={stills} must be 0: norm='group' measures all frames together, so that none is alone"
+            )
         if vector is None:
             return
         if self.absent is None:
