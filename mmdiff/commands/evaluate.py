@@ -69,8 +69,9 @@ def evaluate(
     no_baselines : bool
         Vocoders: leave out what needs no model.
     captions : str, optional
-        Moving digits: all 300 captions, crossed (default), or the 30 held-out ones of training. With --edits the
-        model is told nothing unless this is given; of a folder it is told the captions unless this is none.
+        Moving digits: "crossed", all 300 (default), or "held-out", the 30 that training leaves out. With --edits
+        the model is told nothing unless one of them is given; of a folder's captions it is told unless this is
+        "none".
     num : int, optional
         Moving digits: clips for each caption. Default: 1; 10 for held-out captions.
     seed : int, optional

@@ -15,7 +15,7 @@ from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.errors import InputError
 from mmdiff.hub import load_model
 from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
-from mmdiff.video.conditioning import ConditionedNetwork
+from mmdiff.video.conditioning import ConditionedNetwork, KnownFrames
 from mmdiff.video.digit_files import write_digits
 from mmdiff.video.digits import COLOURS
 from mmdiff.video.evaluate import (
@@ -28,7 +28,7 @@ from mmdiff.video.evaluate import (
     probabilities,
 )
 from mmdiff.video.evaluate_captions import check_digit_model, pair_captions, questions, real_digits
-from mmdiff.video.evaluate_edits import EDIT_MEASURES, bootstrapped, edit_measures, evaluate_edits
+from mmdiff.video.evaluate_edits import EDIT_MEASURES, METHODS, bootstrapped, edit_measures, evaluate_edits
 from mmdiff.video.evaluate_folder import evaluate_folder, folder_clips
 from mmdiff.video.evaluate_pairs import judge_pairs, pair_accuracy, split_colours
 from mmdiff.video.evaluate_tasks import blend, edit_tasks
@@ -322,6 +322,17 @@ def test_methods_differ_but_not_with_the_batch(clips: Tensor, gen: ClipGenerator
     together, alone = values(2), values(1)
     assert together == pytest.approx(alone, abs=1e-3)
     assert len({round(value, 4) for value in together}) == 3
+
+
+def test_a_model_that_learned_to_be_given_frames_is_measured_by_that_too(clips: Tensor) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = SpaceTimeUNet(widths=(16,), blocks=1, mixing=("",), patch=8, embedding=32, planes=4, span=7)
+        model = ClipModel(ConditionedNetwork(network, (KnownFrames(),)), CosineVP(), frames=FRAMES, steps=1)
+    rows = evaluate_edits(ClipGenerator(model, "cpu"), clips, progress=False)
+    ways = {task.name: [row.system for row in rows if row.task == task.name] for task in TASKS}
+    told = [name for name, systems in ways.items() if METHODS["trained"] in systems]
+    assert told == ["prediction", "interpolation", "inpainting", "outpainting"]
 
 
 def test_measures_of_edits_have_their_closed_forms(clips: Tensor, judge: DigitJudge) -> None:
