@@ -100,14 +100,22 @@ def test_nobody_imports_relatively():
             assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}:{node.lineno}"
 
 
+def _taken(file: Path) -> Iterator[tuple[int, str]]:
+    """Names of mmdiff that a file imports, or takes from a module that it imports, with their lines."""
+    tree, modules = ast.parse(file.read_text(encoding="utf-8")), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "mmdiff":
+            yield from ((node.lineno, alias.name) for alias in node.names)
+            modules |= {a.asname or a.name for a in node.names if a.name.islower()}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            yield node.lineno, node.attr
+
+
 def test_nobody_takes_what_another_module_keeps_for_itself():
     for file in _files():
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mmdiff":
-                private = [alias.name for alias in node.names if alias.name.startswith("_")]
-                assert not private, (
-                    f"{file}:{node.lineno} imports {', '.join(private)}: give it a public name"
-                )
+        private = [f"{file}:{line} takes {name}" for line, name in _taken(file) if name.startswith("_")]
+        assert not private, f"{private}: give it a public name"
 
 
 @pytest.mark.parametrize("recipe", all_recipes(), ids=lambda recipe: recipe.name)
