@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -83,7 +83,7 @@ class Film:
         self._fps, self._count, self._size = fps, 0, size
         self._ticks = _GIF_TICKS if codec == "gif" else _TICKS
         options = {"movflags": "+faststart"} if suffix in _QUICKTIME else {}
-        self._container: Any = av.open(str(file), "w", options=options)
+        self._container = cast(Any, av.open(str(file), "w", options=options))
         self._stream: Any = self._container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
         even = 2 if codec == "libx264" else 1
         self._stream.height, self._stream.width = (-(-side // even) * even for side in size)
@@ -192,7 +192,7 @@ def _palette_filter(size: tuple[int, int]) -> Any:
 
 
 def _graph(size: tuple[int, int], ticks: int) -> tuple[Any, Any]:
-    graph = av.filter.Graph()
+    graph = cast(Any, av.filter.Graph())
     source = graph.add_buffer(width=size[1], height=size[0], format="rgb24", time_base=Fraction(1, ticks))
     return graph, source
 
