@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmdiff.video.evaluate_folder import FolderScore
     from mmdiff.video.metrics import Estimate, Proportion
 
-EDIT_HEADS = {"psnr": "PSNR", "ssim": "SSIM", "seam": "seam", "motion": "motion", "digit": "digit"}
+EDIT_HEADS = {"psnr": "PSNR, dB", "ssim": "SSIM", "seam": "seam", "motion": "motion", "digit": "digit"}
 """Columns of the table of edits."""
 
 

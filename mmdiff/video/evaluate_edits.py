@@ -38,7 +38,7 @@ METHODS = {
 }
 """Ways to make a result agree with what is known."""
 EDIT_MEASURES = {
-    "psnr": "of the unknown part, dB",
+    "psnr": "of the unknown part",
     "ssim": "of windows about unknown pixels",
     "seam": "change across the border of what is known / real clips'",
     "motion": "change of unknown pixels from frame to frame / real clips'",

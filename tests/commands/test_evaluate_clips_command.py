@@ -84,7 +84,7 @@ def test_edits_of_digits_beside_baselines(mmdiff_command, clips_model):
     outcome = mmdiff_command("evaluate", "--model", clips_model, "--edits", "--limit", 2)
     assert outcome.status == 0, outcome.err
     header, rows = table(outcome.out)
-    assert header == ["2 clips", "evaluations", "PSNR", "SSIM", "seam", "motion", "digit"]
+    assert header == ["2 clips", "evaluations", "PSNR, dB", "SSIM", "seam", "motion", "digit"]
     names = [line.split("|")[1].strip() for line in outcome.out.splitlines()[2:]]
     assert names[:6] == [
         "**prediction**",
