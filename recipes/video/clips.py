@@ -29,6 +29,7 @@ from mmdiff.video.digits import MovingDigits
 from mmdiff.video.model import ClipModel
 from mmdiff.video.tasks import ClipTask
 from mmdiff.video.unet import SpaceTimeUNet
+from mmdiff.video.validation import clip_validation
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,15 @@ def main(
     frames: int = 16,
     fps: float = 8.0,
     widths: tuple[int, ...] = (64, 96, 160),
-    mixing: tuple[str, ...] = ("shift", "joint+tokens", "joint+tokens"),
+    mixing: tuple[str, ...] = ("shift+shift", "joint+tokens+shift", "joint+tokens+shift"),
     patch: int = 2,
     words: int = 128,
     drop: float = 0.1,
     pairs: float = 0.08,
     variety: float = 0.3,
     ema: float = 0.998,
+    steps: int = 14,
+    guidance: float = 2.5,
     checkpoint_every: int = 250,
     workers: int = 0,
     device: str | None = None,
@@ -100,6 +103,8 @@ def main(
         pairs: Share of clips with two digits.
         variety: Share of captions in other words.
         ema: Decay of the weight average that is kept.
+        steps: Of the finished model's sampler by default.
+        guidance: Its guidance by default.
         checkpoint_every: Updates between checkpoints.
         workers: Data-loading processes.
         device: Default: the fastest there is.
@@ -114,7 +119,10 @@ def main(
     network = SpaceTimeUNet(3, widths, mixing=mixing, patch=patch, vector=words, tokens=words, span=span)
     conditioned = ConditionedNetwork(network, (CaptionEncoder(vocabulary, words),))
     # Mean and deviation of the pixels of such clips, most of which are black.
-    model = ClipModel(conditioned, CosineVP(), frames=frames, size=(size, size), fps=fps, mean=-0.9, std=0.37)
+    pixels = {"size": (size, size), "mean": -0.9, "std": 0.37}
+    model = ClipModel(
+        conditioned, CosineVP(), frames=frames, fps=fps, steps=steps, guidance=guidance, **pixels
+    )
     set_compute_dtype(model, pick_compute_dtype(pick_device(device), dtype))
     model.to(memory_format=torch.channels_last)
     task = ClipTask(model, drop=drop)
@@ -128,6 +136,7 @@ def main(
             latest=stage.latest,
             **digits,
         )
+        held_out = MovingDigits("test", frames=stage.frames, stride=stage.stride, size=size)
         task.noise = stage.noise
         trainer = Trainer(
             run_dir / stage.name,
@@ -140,6 +149,7 @@ def main(
             warmup_steps=50,
             weight_decay=0.01,
             ema=(ema,),
+            validate=clip_validation(held_out),
             checkpoint_every=checkpoint_every,
             workers=workers,
             collate=collate_clips,
