@@ -212,27 +212,37 @@ def edit_measures(
         measures["ssim"] = mean_estimate(torch.stack(values))
     for name, pairs in (("seam", _seam(known)), ("motion", _successive(hidden))):
         changes = [_change(made, pairs), _change(real, pairs)]
-        measures[name] = bootstrapped(lambda x: x[:, 0].sum() / x[:, 1].sum(), torch.stack(changes, 1))
+        measures[name] = bootstrapped(
+            lambda x: x[..., 0].sum(-1) / x[..., 1].sum(-1), torch.stack(changes, 1)
+        )
     if judge is not None:
         measures["digit"] = _agreement(known, real, made, judge)
     return measures
 
 
 def bootstrapped(statistic: Callable[[Tensor], Tensor], samples: Tensor, seed: int = 0) -> Estimate:
-    """A statistic of independent samples (N, ...) with its bootstrap percentile interval (Efron 1979)."""
+    """A statistic of independent samples with its bootstrap percentile interval (Efron 1979).
+
+    Parameters
+    ----------
+    statistic : callable
+        Samples (..., N) or (..., N, 2) to (...).
+    samples : Tensor, shape (N,) or (N, 2)
+    seed : int
+    """
     value = float(statistic(samples))
     if len(samples) < 2 or not math.isfinite(value):
         return Estimate(value, math.nan, math.nan, len(samples))
     random = np.random.default_rng(seed)
     draws = torch.from_numpy(random.integers(len(samples), size=(_RESAMPLES, len(samples))))
-    found = np.array([float(statistic(samples[draw])) for draw in draws])
+    found = statistic(samples[draws]).numpy()
     found = found[~np.isnan(found)]  # all of what was drawn stood still
     low, high = np.quantile(found, (0.025, 0.975), method="inverted_cdf")
     return Estimate(value, float(low), float(high), len(samples))
 
 
 def _decibels(error: Tensor) -> Tensor:
-    return -10 * error.mean().log10()
+    return -10 * error.mean(-1).log10()
 
 
 def _seam(known: Tensor) -> list[Tensor]:
