@@ -93,12 +93,12 @@ def _attend(
     bias = relative[0] if biased else None
     if bias is not None and bias.ndim == 4:
         bias = bias[piece[0], None]
-    if x.device.type != "cpu":
-        mixed = _mix(*_ByHeads.apply(parts, turns, parts.dtype), bias)
-    else:
-        # Many small products: a processor gains nothing from half precision there, and has to convert.
-        with torch.autocast("cpu", enabled=False):
-            mixed = _mix(*_ByHeads.apply(parts, turns, torch.promote_types(parts.dtype, torch.float32)), bias)
+    # Many small products: a CPU gains nothing from half precision there, and has to convert.
+    single = x.device.type == "cpu"
+    dtype = torch.promote_types(parts.dtype, torch.float32) if single else parts.dtype
+    with torch.autocast("cpu", enabled=not single and torch.is_autocast_enabled("cpu")):
+        query, key, value = _ByHeads.apply(parts, turns, dtype)
+        mixed = _mix(query, key, value, bias)
     return x + functional.linear(mixed.transpose(2, 3).flatten(3), out).transpose(1, 2)
 
 
