@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mmdiff.commands.jobs import refuse_replacing
 from mmdiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def plan_outputs(
     prompts : sequence of str or None
         Of each clip.
     inputs : sequence of Path
-        Files that were read.
+        What was read: files, folders of pictures, numbered pictures.
     tag : str, optional
         What default names of edited videos are marked with.
     plot : str, optional
@@ -62,7 +63,7 @@ def plan_outputs(
     Raises
     ------
     InputError
-        A result would replace an input or another result, or a name does not fit.
+        A result would replace an input or another result, a name does not fit, or nothing can be written there.
     """
     target = None if out is None else Path(out).expanduser()
     suffix = "" if target is None else target.suffix.lower()
@@ -85,8 +86,10 @@ def plan_outputs(
         clips = list(_numbered([target / _default(text, inputs, tag).name for text in prompts], ".mp4"))
     if any(sheet.suffix.lower() != ".png" for sheet in sheets):
         raise InputError(f"plot={plot!r} must end in .png")
-    listed = [] if list_file is None else [Path(list_file)]
-    _refuse_replacing([*filter(None, clips), *sheets], [*inputs, *listed])
+    listed = [] if list_file is None else [Path(list_file).expanduser()]
+    named = [*filter(None, clips), *sheets]
+    _check_places(named)
+    _check_replacing(named, [*inputs, *listed], frames)
     return Outputs(tuple(clips), tuple(sheets))
 
 
@@ -105,14 +108,47 @@ def _numbered(stems: list[Path], suffix: str) -> Iterator[Path]:
         yield stem.with_name(f"{name}{suffix}")
 
 
-def _refuse_replacing(targets: Sequence[Path], inputs: Sequence[Path]) -> None:
-    given = {os.path.realpath(path) for path in inputs}
-    count = Counter(os.path.realpath(path) for path in targets)
+def _check_places(targets: Sequence[Path]) -> None:
     for path in targets:
-        if os.path.realpath(path) in given:
-            raise InputError(f"out: {str(path)!r} is an input and would be replaced; choose another name")
+        if path.exists() and not path.is_file():
+            raise InputError(f"out: {str(path)!r} is there and is no file; choose another name")
+        there = next((folder for folder in path.parents if os.path.lexists(folder)), Path())
+        if not there.is_dir():
+            raise InputError(
+                f"out: {str(path)!r} cannot be written, because {str(there)!r} is no folder; choose another name"
+            )
+
+
+def _check_replacing(targets: Sequence[Path], inputs: Sequence[Path], frames: int) -> None:
+    folders = {os.path.realpath(path): path for path in inputs if path.is_dir()}
+    for path in targets:
+        if (folder := folders.get(os.path.realpath(path.parent))) is not None:
+            raise InputError(
+                f"out: {str(path)!r} lies in {str(folder)!r}, whose pictures are the input; choose another folder"
+            )
+    written = [file for path in targets for file in _written(path, frames)]
+    refuse_replacing(written, [file for path in inputs for file in (path, *_numbers(path))])
+    count = Counter(os.path.realpath(path) for path in written)
+    for path in written:
         if count[os.path.realpath(path)] > 1:
             raise InputError(f"out: {str(path)!r} would be written twice; choose another name")
+
+
+def _written(path: Path, frames: int) -> list[Path]:
+    """Files that are written, or removed because a longer clip of the same name has left them."""
+    from mmdiff.video.stills import is_pattern
+
+    if not is_pattern(path):
+        return [path]
+    new = [path.with_name(path.name % n) for n in range(frames)]
+    return list(dict.fromkeys([path, *new, *_numbers(path)]))
+
+
+def _numbers(path: Path) -> list[Path]:
+    """The pictures there are of a numbered series."""
+    from mmdiff.video.stills import is_pattern, numbered
+
+    return [file for _, file in numbered(path)] if is_pattern(path) else []
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,16 +94,30 @@ def _named(pairs: list[tuple[Path, Path, Path]], out: str | None, suffix: str) -
     return jobs
 
 
+def refuse_replacing(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuse to write over what is read.
+
+    Parameters
+    ----------
+    targets, inputs : iterable of Path
+        Files.
+
+    Raises
+    ------
+    InputError
+        A target is an input.
+    """
+    given = {os.path.realpath(path) for path in inputs}
+    for path in targets:
+        if os.path.realpath(path) in given:
+            raise InputError(f"out: {str(path)!r} is an input and would be replaced; choose another name")
+
+
 def _refuse_replacing_inputs(jobs: list[Job]) -> None:
-    sources = {os.path.realpath(job.source) for job in jobs}
+    refuse_replacing([job.target for job in jobs], [job.source for job in jobs])
     targets = Counter(os.path.realpath(job.target) for job in jobs)
     for job in jobs:
-        target = os.path.realpath(job.target)
-        if target in sources:
-            raise InputError(
-                f"out: {str(job.target)!r} is an input and would be replaced; choose another name"
-            )
-        if targets[target] > 1:
+        if targets[os.path.realpath(job.target)] > 1:
             raise InputError(
                 f"out: several inputs would be written to {str(job.target)!r}; "
                 "give them one by one, or the folder that holds them"

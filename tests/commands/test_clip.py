@@ -238,6 +238,67 @@ def test_senseless_requests_end_with_status_2_and_a_hint(clip, film, here, optio
     assert files(here) == ["film.npz"]
 
 
+def pictures(folder: str, frames: int) -> dict[str, bytes]:
+    """Write numbered pictures; return what is in the folder."""
+    Path(folder).mkdir()
+    io.write(f"{folder}/%04d.png", noise(frames), 8)
+    return content(folder)
+
+
+def content(folder: str) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("given", "out"),
+    [
+        ("imgs", "imgs/%04d.png"),
+        ("imgs", "imgs/0001.png"),
+        ("imgs", "../here/imgs/x.mp4"),
+        ("imgs", "imgs"),
+        ("imgs/%04d.png", "imgs/%04d.png"),
+        ("imgs/%04d.png", "imgs/%d.png"),  # would leave none of those after its last
+        ("imgs/%04d.png", "imgs/0001.png"),
+    ],
+)
+@pytest.mark.parametrize(
+    "task",
+    [
+        ["--continue-from", "IN", "--frames", 1],
+        ["--inpaint", "IN", "--mask", "white.png"],
+        ["--inpaint", "film.npz", "--mask", "IN"],
+        ["--outpaint", "IN", "--margins", 4],
+        ["--upscale", "IN"],
+        ["--keyframes", "IN", "white.png", "--frames", 6],
+    ],
+)
+def test_pictures_that_are_read_are_never_replaced(clip, film, here, task, given, out):
+    before = pictures("imgs", 5)
+    io.write("white.png", torch.full((3, 1, 16, 16), 255, dtype=torch.uint8), 8)
+    outcome = clip(*[given if word == "IN" else word for word in task], "-o", out)
+    assert outcome.status == 2, outcome.err
+    assert "out: " in outcome.err
+    assert content("imgs") == before
+
+
+def test_a_contact_sheet_replaces_no_picture_that_is_read(clip, here):
+    before = pictures("imgs", 3)
+    for given in ("imgs", "imgs/%04d.png"):
+        outcome = clip("--continue-from", given, "--frames", 2, "-o", "x.mp4", "--plot", "imgs/0001.png")
+        assert outcome.status == 2
+        assert "imgs/0001.png" in outcome.err
+    assert content("imgs") == before
+
+
+@pytest.mark.parametrize("out", ["film.npz/x.mp4", "film.npz/deep/er", "/dev/null", "film.npz/%d.png"])
+def test_places_where_nothing_can_be_written_are_named(clip, film, here, out):
+    outcome = clip(SEVEN, "-o", out)
+    assert outcome.status == 2
+    assert "is no folder" in outcome.err
+    (here / "dir.png").mkdir()
+    assert "is no file" in clip(SEVEN, "-o", "x.mp4", "--plot", "dir.png").err
+
+
 def test_a_black_mask_is_refused(clip, film, here):
     io.write("black.png", torch.zeros(3, 1, 16, 16, dtype=torch.uint8), 8)
     assert "must be white somewhere" in clip("--inpaint", film, "--mask", "black.png").err
