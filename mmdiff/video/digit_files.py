@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from mmdiff.errors import InputError
-from mmdiff.files import atomic_file
+from mmdiff.files import atomic_folder
 from mmdiff.video import io
 from mmdiff.video.digits import MovingDigits
 
@@ -19,7 +19,8 @@ def write_digits(
     Parameters
     ----------
     folder : path
-        Gets ``digits-0000.mp4``, ... and ``metadata.jsonl``. If it has that file, nothing is written.
+        New or empty; gets ``digits-0000.mp4``, ... and ``metadata.jsonl``. If it has that file, nothing is
+        written.
     count : int > 1
     frames, size, seed
         As for :class:`~mmdiff.video.digits.MovingDigits`.
@@ -33,20 +34,25 @@ def write_digits(
     Raises
     ------
     InputError
-        ``count`` is too small.
+        ``count`` is too small, or ``folder`` holds other files.
     """
     if count < 2:
         raise InputError(f"count={count} must be at least 2: one clip validates")
-    index = Path(folder) / "metadata.jsonl"
+    folder = Path(folder)
+    index = folder / "metadata.jsonl"
     if index.exists():
         return index
-    index.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(
+            f"folder={str(folder)!r} holds other files: name a new or empty folder for the digits"
+        )
     clips, lines = MovingDigits(frames=frames, size=size, seed=seed), []
-    for n in range(count):
-        clip, name = clips[n], f"digits-{n:04d}.mp4"
-        io.write(index.parent / name, clip["video"], fps)
-        line = {"file": name, "caption": clip["caption"], "label": int(clip["label"][0])}
-        lines.append({**line, "split": "train" if n % 8 else "valid"})
-    with atomic_file(index) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    with atomic_folder(folder) as temporary:
+        for n in range(count):
+            clip, name = clips[n], f"digits-{n:04d}.mp4"
+            io.write(temporary / name, clip["video"], fps)
+            line = {"file": name, "caption": clip["caption"], "label": int(clip["label"][0])}
+            lines.append({**line, "split": "train" if n % 8 else "valid"})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (temporary / index.name).write_text(text, encoding="utf-8")
     return index

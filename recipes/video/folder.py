@@ -26,6 +26,7 @@ import torch
 
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.diffusion.schedules import CosineVP
+from mmdiff.errors import InputError
 from mmdiff.hub import save_model
 from mmdiff.training import Trainer, load_weights
 from mmdiff.training.data import IndexedData
@@ -41,7 +42,7 @@ from mmdiff.video.validation import clip_validation
 
 
 def main(
-    data: Path = Path("data/videos"),
+    data: Path | None = None,
     layout: str = "auto",
     images: Path | None = None,
     run_dir: Path = Path("runs/folder"),
@@ -89,11 +90,12 @@ def main(
     """Train a model of clips on a folder of videos.
 
     Args:
-        data: Folder, manifest or shards of videos. Where it has no splits, one video in fifty validates.
+        data: Folder, manifest or shards of videos, which nothing is written to. Where it has no splits, one video
+            in fifty validates.
         layout: How ``data`` is laid out; see mmdiff.video.data.find_videos.
         images: Folder of pictures to mix in, with captions like the videos'; default: frames of other clips.
         run_dir: Gets checkpoints, logs and the finished model.
-        digits: Write so many videos of moving digits into ``data`` first, if it is not there.
+        digits: Without ``data``, write so many videos of moving digits to ``RUN/digits`` and train on them.
         resume: Go on from the newest checkpoints in ``run_dir``.
         conditions: What clips are made from, of caption, label, actions and known (given frames); [] is nothing.
         known: Frames given at most, with the condition known: the first ones or any, half the time each.
@@ -136,8 +138,10 @@ def main(
         seed: Of weights, data and noise.
     """
     torch.manual_seed(seed)
-    if digits:
-        write_digits(data, digits, size=size, fps=fps or 8.0)
+    if data is None and not digits:
+        raise InputError("data=None must be a folder, manifest or shards of videos, such as --data my_videos")
+    if data is None:
+        data = write_digits(run_dir / "digits", digits, size=size, fps=fps or 8.0).parent
     train, valid = find_train_valid(data, layout)
     how: dict[str, Any] = {"size": size, "fit": fit, "cache": cache}
     film = {**how, "fps": fps, "stride": stride}

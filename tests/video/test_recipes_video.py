@@ -83,8 +83,6 @@ def test_folder_recipe_learns_actions_of_a_manifest(tmp_path, monkeypatch):
     short = [
         "--conditions",
         "[actions]",
-        "--digits",
-        "0",
         "--stills_steps",
         "0",
         "--stills",
@@ -95,6 +93,34 @@ def test_folder_recipe_learns_actions_of_a_manifest(tmp_path, monkeypatch):
     run_recipe("folder.tiny", ["--data", ".", "--run_dir", "run", "--cache", "cache", *short])
     model = load_model(tmp_path / "run" / "model")
     assert model.network.conditioners["actions"].actions == 3
+
+
+@pytest.mark.parametrize("name", ["folder.tiny", "folder"])
+def test_folder_recipe_trains_on_given_videos_and_leaves_their_folder_alone(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for n in range(2):
+        io.write(tmp_path / "mine" / f"digits-{n:04d}.npz", torch.zeros(3, 6, 32, 32), 8)
+        (tmp_path / "mine" / f"digits-{n:04d}.txt").write_text("a zebra asleep")
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in Path("mine").iterdir()}
+    settings = {"run_dir": "run", "cache": "cache", "conditions": "[caption]", "stills_steps": 0, "steps": 1,
+                "batch_size": 1, "widths": "[16, 32]", "mixing": "[shift, tokens]"}  # fmt: skip
+    given = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    run_recipe(name, ["--data", "mine", *given])
+    assert {
+        file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in Path("mine").iterdir()
+    } == before
+    assert not Path("run/digits").exists()
+    captions = load_model(tmp_path / "run" / "model").network.conditioners["caption"]
+    assert captions.unknown_words("a zebra seven") == ["seven"]
+    with pytest.raises(InputError, match="source='nothere' does not exist"):
+        run_recipe(name, ["--data", "nothere", *given])
+    assert not Path("nothere").exists()
+
+
+def test_folder_recipe_needs_data(tmp_path):
+    with pytest.raises(InputError, match="data=None must be a folder"):
+        run_recipe("folder", ["--run_dir", str(tmp_path)])
 
 
 # what models are given
@@ -213,6 +239,15 @@ def test_digit_files_are_a_data_set_with_captions_classes_and_splits(tmp_path):
     before = index.stat().st_mtime_ns
     assert write_digits(tmp_path / "digits", 20) == index
     assert index.stat().st_mtime_ns == before
+
+
+def test_digit_files_take_no_folder_with_something_in_it(tmp_path):
+    (tmp_path / "digits-0000.mp4").write_bytes(b"holiday")
+    with pytest.raises(InputError, match="holds other files"):
+        write_digits(tmp_path, 2)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"holiday"]
+    with pytest.raises(InputError, match="holds other files"):
+        write_digits(tmp_path / "digits-0000.mp4", 2)
 
 
 # validation
