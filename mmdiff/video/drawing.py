@@ -112,14 +112,14 @@ class Drawing:
             return self.model.denoiser(x, t, **place, **cond)
 
         scale = request.sampling.guidance
-        if scale in (None, 1) or not request.guided:
+        if scale is None or scale == 1 or not request.guided:
             return placed
         if isinstance(network, ConditionedNetwork):
             nulls: dict[str, Any] = network.nulls(told, request.guided)
         else:
             nulls = dict.fromkeys(request.guided, torch.nan)  # says to such a network that nothing is given
         interval = request.sampling.guidance_interval or (0.0, 1.0)
-        return ClassifierFree(placed, float(scale or 1), nulls, interval=interval)
+        return ClassifierFree(placed, float(scale), nulls, interval=interval)
 
     def _agreeing(self, denoiser: DenoiserFn, measurement: Measurement) -> DenoiserFn:
         if self.method == "reconstruction":

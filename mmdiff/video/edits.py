@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmdiff.errors import InputError
+from mmdiff.video.checks import check_count, check_tensor
 from mmdiff.video.convert import convert
 from mmdiff.video.known import Known
 
@@ -55,8 +56,7 @@ class Edit:
     time_factor: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.frames, int) or self.frames < 1:
-            raise InputError(f"frames={self.frames!r} must be a whole number of at least 1")
+        check_count("frames", self.frames)
 
     @property
     def clips(self) -> int:
@@ -125,8 +125,7 @@ def continuation(clip: Tensor, frames: int) -> Edit:
         How many to add.
     """
     clip = as_clips(clip)
-    if frames < 1:
-        raise InputError(f"frames={frames} must be at least 1: how many to add to the clip's {clip.shape[2]}")
+    check_count("frames", frames, f": how many to add to the clip's {clip.shape[2]}")
     return Edit(clip.shape[2] + frames, _size(clip), clip, _all(clip.shape[2]))
 
 
@@ -142,7 +141,8 @@ def between(keyframes: Tensor | Sequence[Tensor], frames: int, places: Sequence[
     places : sequence of K int, optional
         Their frame numbers, rising; default: evenly from the first frame to the last.
     """
-    clip = as_clips(keyframes if isinstance(keyframes, Tensor) else torch.stack(list(keyframes), 1))
+    clip = as_clips(keyframes if isinstance(keyframes, Tensor) else _stacked(keyframes))
+    check_count("frames", frames)
     count = clip.shape[2]
     if places is None:
         places = [round(n * (frames - 1) / max(1, count - 1)) for n in range(count)]
@@ -171,6 +171,9 @@ def inpainting(clip: Tensor, mask: Tensor) -> Edit:
         Where to paint: True, or numbers in [0, 1] of which 0.5 and more count.
     """
     clip = as_clips(clip)
+    check_tensor("mask", mask)
+    if not torch.isfinite(mask).all():
+        raise InputError("mask must be finite, but has values that are NaN or infinite; say where to paint")
     length, (height, width) = clip.shape[2], _size(clip)
     paint = mask if mask.dtype == torch.bool else mask >= 0.5
     paint = paint[(None,) * (5 - paint.ndim)] if paint.ndim <= 5 else paint
@@ -192,6 +195,7 @@ def outpainting(
     bottom: int = 0,
     before: int = 0,
     after: int = 0,
+    unit: int = 1,
 ) -> Edit:
     """The clip goes on beyond its edges, by so many pixels, and in time, by so many frames.
 
@@ -200,6 +204,8 @@ def outpainting(
     clip : Tensor, shape (C, F, H, W) or (N, C, F, H, W), uint8 or in [-1, 1]
     left, right, top, bottom : int >= 0, pixels
     before, after : int >= 0, frames
+    unit : int > 0, pixels
+        What height and width of the result must be divisible by.
     """
     clip = as_clips(clip)
     margins = (left, right, top, bottom)
@@ -207,6 +213,13 @@ def outpainting(
         raise InputError(
             f"left={left}, right={right}, top={top}, bottom={bottom}, before={before}, after={after} must be at "
             "least 0, and one of them more; to cut a clip, index it"
+        )
+    size = (clip.shape[3] + top + bottom, clip.shape[4] + left + right)
+    if any(side % unit for side in size):
+        raise InputError(
+            f"left={left}, right={right}, top={top}, bottom={bottom} would make {size[0]}x{size[1]}, which must be "
+            f"divisible by {unit} along both sides; left={left}, right={right + -size[1] % unit}, top={top}, "
+            f"bottom={bottom + -size[0] % unit} would do"
         )
     inner = torch.ones(1, 1, 1, *_size(clip), dtype=torch.bool, device=clip.device)
     mask = functional.pad(inner, margins).expand(-1, -1, clip.shape[2], -1, -1)
@@ -226,9 +239,10 @@ def enlargement(clip: Tensor, factor: int = 2, time_factor: int = 1) -> Edit:
         Of the number of frames: a small frame is every ``time_factor``-th.
     """
     clip = as_clips(clip)
-    if factor < 1 or time_factor < 1 or factor * time_factor == 1:
+    whole = isinstance(factor, int) and isinstance(time_factor, int)
+    if not whole or factor < 1 or time_factor < 1 or factor * time_factor == 1:
         raise InputError(
-            f"factor={factor} and time_factor={time_factor} must be whole numbers of at least 1, one of them more"
+            f"factor={factor!r} and time_factor={time_factor!r} must be whole numbers of at least 1, one of them more"
         )
     size = (clip.shape[3] * factor, clip.shape[4] * factor)
     return Edit(clip.shape[2] * time_factor, size, small=clip, factor=factor, time_factor=time_factor)
@@ -240,8 +254,9 @@ def as_clips(video: Tensor) -> Tensor:
     Raises
     ------
     InputError
-        It has another number of dimensions or is empty, of another type, or out of range.
+        It is no tensor, has another number of dimensions or is empty, of another type, or out of range.
     """
+    check_tensor("video", video)
     clips = video[None] if video.ndim == 4 else video
     if clips.ndim != 5 or not clips.numel():
         raise InputError(f"video={tuple(video.shape)} must be (C, F, H, W) or (N, C, F, H, W), and not empty")
@@ -253,6 +268,18 @@ def as_clips(video: Tensor) -> Tensor:
     if not peak <= 1.001:
         raise InputError(f"video must lie in [-1, 1], but its largest magnitude is {peak:.4g}; scale it")
     return clips
+
+
+def _stacked(pictures: Sequence[Tensor]) -> Tensor:
+    """Pictures (C, H, W) as a clip (C, K, H, W)."""
+    if not isinstance(pictures, list | tuple) or not pictures:
+        check_tensor("keyframes", pictures)
+    for picture in pictures:
+        check_tensor("each of keyframes", picture)
+        if picture.ndim != 3 or picture.shape != pictures[0].shape:
+            shapes = ", ".join(str(tuple(each.shape)) for each in pictures)
+            raise InputError(f"keyframes are {shapes}, but must be (C, H, W), all of one size; resize them")
+    return torch.stack(list(pictures), 1)
 
 
 def _size(clip: Tensor) -> tuple[int, int]:

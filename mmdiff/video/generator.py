@@ -14,11 +14,12 @@ from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.errors import InputError
 from mmdiff.progress import track
 from mmdiff.video import edits
+from mmdiff.video.checks import as_size, check_count
 from mmdiff.video.drawing import Drawing, method_of
 from mmdiff.video.edits import Edit
 from mmdiff.video.long import Lengths, Plan, extend, plan
 from mmdiff.video.model import ClipModel
-from mmdiff.video.request import Prompt, Request, Sampling, make_request
+from mmdiff.video.request import Prompt, Request, Sampling, make_request, stride
 
 
 class ClipGenerator:
@@ -115,8 +116,7 @@ class ClipGenerator:
         request = self.request(
             prompt, edit=edit, frames=frames, size=size, seed=seed, num=num, loop=loop, **settings
         )
-        if batch < 1:
-            raise InputError(f"batch={batch} must be at least 1")
+        check_count("batch", batch)
         parts = range(0, len(request), batch)
         clips = [
             torch.cat(list(self.stream(request.part(n, n + batch), progress=progress)), 2) for n in parts
@@ -143,8 +143,8 @@ class ClipGenerator:
             For :meth:`stream`; its ``part`` method cuts it into batches.
         """
         if edit is None:
-            wanted = self.model.size if size is None else (size, size) if isinstance(size, int) else size
-            edit = edits.blank(self.model.frames if frames is None else frames, (wanted[0], wanted[1]))
+            wanted = as_size(self.model.size if size is None else size)
+            edit = edits.blank(self.model.frames if frames is None else frames, wanted)
         elif frames is not None or size is not None:
             raise InputError(f"frames={frames} and size={size} must be left out: the edit decides them")
         if loop:
@@ -275,12 +275,13 @@ class ClipGenerator:
             With the clip, unchanged, inside.
         """
         edit = edits.outpainting(
-            clip, left=left, right=right, top=top, bottom=bottom, before=before, after=after
-        )
+            clip, left=left, right=right, top=top, bottom=bottom, before=before, after=after,
+            unit=stride(self.model),
+        )  # fmt: skip
         return self(prompt, edit=edit, **settings)
 
     def upscale(
-        self, clip: Tensor, factor: int = 2, prompt: Prompt = None, *, time_factor: int = 1, **settings: Any
+        self, clip: Tensor, factor: int = 2, time_factor: int = 1, prompt: Prompt = None, **settings: Any
     ) -> Tensor:
         """Make a clip larger, and its frames more; see :func:`mmdiff.video.edits.enlargement`.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmdiff.diffusion.grids import GRIDS
 from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.errors import InputError
+from mmdiff.video.checks import as_prompts, as_seeds, check_count, check_number
 from mmdiff.video.conditioning import ActionCondition, ClassCondition, ConditionedNetwork, Conditioner
 from mmdiff.video.edits import Edit
 from mmdiff.video.model import ClipModel
@@ -33,8 +34,8 @@ class Sampling:
         Of the sampler.
     sampler, grid : str, optional
         Keys of :data:`mmdiff.diffusion.samplers.SAMPLERS` and :data:`mmdiff.diffusion.grids.GRIDS`.
-    guidance : float, optional
-        1 is none; more follows the prompt more closely, and doubles the network evaluations.
+    guidance : float >= 0, optional
+        1 is none, 0 leaves the prompt aside; more follows the prompt more closely, and doubles the network evaluations.
     guidance_interval : (float, float), optional
         First and last time in [0, 1], 1 being pure noise, at which guidance acts; elsewhere it costs nothing.
     temperature : float >= 0
@@ -89,15 +90,12 @@ class Sampling:
                 raise InputError(f"{name}={value!r} must be one of {', '.join(filter(None, names))}")
         assert self.steps is not None
         assert self.overlap is not None
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise InputError(
-                f"steps={self.steps!r} must be a whole number of at least 1; {model.steps} is usual"
-            )
-        if not self.temperature >= 0 or not self.weight >= 0 or not 0 <= self.noise <= 1:
-            raise InputError(
-                f"temperature={self.temperature} and weight={self.weight} must be at least 0, "
-                f"and noise={self.noise} in [0, 1]"
-            )
+        check_count("steps", self.steps, f"; {model.steps} is usual")
+        check_number("guidance", self.guidance)
+        check_number("temperature", self.temperature)
+        check_number("weight", self.weight)
+        check_number("noise", self.noise, high=1)
+        check_count("overlap", self.overlap)
         if not 0 < self.overlap < max(2, model.frames):
             raise InputError(
                 f"overlap={self.overlap} must be from 1 to {model.frames - 1}: blocks have {model.frames} frames"
@@ -167,9 +165,10 @@ def make_request(
     InputError
         Numbers do not fit, the model has no such condition, or it cannot make this size.
     """
-    prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-    if num < 1 or not prompts:
-        raise InputError(f"num={num} and the number of prompts, {len(prompts)}, must be at least 1")
+    prompts = as_prompts(prompt)
+    check_count("num", num)
+    if not prompts:
+        raise InputError("prompt=[] must have at least one entry, which may be None")
     values = {
         name: _tensor(model, name, value, edit.frames) for name, value in given.items() if value is not None
     }
@@ -191,7 +190,7 @@ def make_request(
     return Request(
         edit=edit,
         prompts=tuple(p for p in prompts for _ in range(num)),
-        seeds=_seeds(seed, base * num),
+        seeds=as_seeds(seed, base * num),
         conditions={name: value.repeat_interleave(num, 0) for name, value in conditions.items()},
         guided=tuple(conditions) if values or any(prompts) else (),
         sampling=sampling.resolved(model),
@@ -290,11 +289,3 @@ def _size_notes(model: ClipModel, edit: Edit) -> list[str]:
             "was trained on: expect less"
         ]
     return []
-
-
-def _seeds(seed: int | Sequence[int], count: int) -> tuple[int, ...]:
-    if isinstance(seed, int):
-        return tuple(range(seed, seed + count))
-    if len(seed) != count:
-        raise InputError(f"seed has {len(seed)} entries for {count} clips; give one for each, or one number")
-    return tuple(int(s) for s in seed)

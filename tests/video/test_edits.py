@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -219,3 +221,29 @@ def test_the_last_block_of_a_loop_knows_the_first_frames() -> None:
     begin, end = steps.forward[-1].begin, steps.forward[-1].end
     assert end > 20
     assert seen[begin, end].video[0, 0, 20 - begin :, 0, 0].tolist() == list(range(end - 20))
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda: edits.continuation("seven.mp4", 3), r"video must be a torch.Tensor, not str: .*io\.read"),
+        (lambda: edits.continuation(clip().numpy(), 3), "not ndarray: .*from_numpy"),
+        (lambda: edits.continuation(clip(), "x"), "frames='x'"),
+        (lambda: edits.inpainting(clip(), None), "mask must be a torch.Tensor, not NoneType"),
+        (lambda: edits.inpainting(clip(), torch.full((8, 8), torch.nan)), "mask must be finite"),
+        (lambda: edits.between(["a.png"], 3), "each of keyframes must be a torch.Tensor, not str"),
+        (lambda: edits.between("a.png", 3), "keyframes must be a torch.Tensor"),
+        (lambda: edits.between([clip()[0, :, 0], clip(size=4)[0, :, 0]], 3), "all of one size"),
+        (lambda: edits.between(clip(2), "x"), "frames='x'"),
+        (lambda: edits.enlargement(clip(), 2, "a seven"), "time_factor='a seven' must be whole"),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_named(edit: Callable[[], Edit], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        edit()
+
+
+def test_margins_that_would_do_are_named() -> None:
+    with pytest.raises(InputError, match=r"11x9.*by 4.*left=1, right=3, top=0, bottom=4 would do"):
+        edits.outpainting(clip(), left=1, bottom=3, unit=4)
+    assert edits.outpainting(clip(), left=1, right=3, bottom=4, unit=4).size == (12, 12)

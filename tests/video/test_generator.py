@@ -173,7 +173,7 @@ def test_enlarged_clips_shrink_to_what_was_given(
     gen: ClipGenerator, clip: Tensor, factor: int, time_factor: int
 ) -> None:
     small = 0.5 * clip[:, :, :8, :8]  # away from the ends of the range of pixels
-    large = gen.upscale(small, factor, CAPTIONS[0], time_factor=time_factor)
+    large = gen.upscale(small, factor, time_factor, CAPTIONS[0])
     assert large.shape == (1, 3, 8 * time_factor, 8 * factor, 8 * factor)
     means = nn.functional.avg_pool3d(large[:, :, ::time_factor], (1, factor, factor))
     torch.testing.assert_close(means[0], small, atol=2e-3, rtol=0)
@@ -368,3 +368,42 @@ def test_load_gives_a_generator_where_the_folder_holds_a_clip_model(tmp_path, ge
     loaded = mmdiff.load(folder, "cpu", "float32")
     assert isinstance(loaded, ClipGenerator)
     assert torch.equal(loaded(CAPTIONS[0]), gen(CAPTIONS[0]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"seed": 2**70}, "seed=.* from -9223372036854775808 to 18446744073709551615"),
+        ({"seed": [0, -(2**64)], "num": 2}, "seed="),
+        ({"seed": 2**64 - 1, "num": 2}, "seed="),  # the second clip's is too large
+        ({"seed": "x"}, "seed='x' must be a whole number"),
+        ({"seed": 0.5}, "seed=0.5"),
+        ({"guidance": float("nan")}, "guidance=nan must be a finite number of at least 0"),
+        ({"guidance": -1.0}, "guidance=-1"),
+        ({"guidance": "x"}, "guidance='x'"),
+        ({"temperature": "x"}, "temperature='x'"),
+        ({"prompt": 5}, "prompt=5 must be a string"),
+        ({"prompt": [["a"]]}, "prompt="),
+        ({"prompt": []}, "at least one"),
+        ({"size": "abc"}, "size='abc' must be a whole number of pixels"),
+        ({"size": (16, 16, 16)}, "size="),
+        ({"num": "x"}, "num='x'"),
+        ({"frames": "x"}, "frames='x'"),
+        ({"batch": "x"}, "batch='x'"),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_named(
+    gen: ClipGenerator, settings: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(InputError, match=complaint):
+        gen(**settings)
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**64 - 1])
+def test_every_seed_of_pytorch_is_taken(gen: ClipGenerator, seed: int) -> None:
+    assert gen(seed=seed, steps=1, frames=10).isfinite().all()
+
+
+def test_without_guidance_the_prompt_is_left_aside(gen: ClipGenerator) -> None:
+    torch.testing.assert_close(gen(CAPTIONS[0], guidance=0.0), gen(guidance=0.0), atol=2e-5, rtol=0)
+    assert (gen(CAPTIONS[0]) - gen()).abs().max() > 1e-3
