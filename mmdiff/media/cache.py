@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 _MOST_THREADS = 4  # decoders have threads of their own
 _MOST_BROKEN = 0.1  # share of unusable files above which something else is wrong
-_TOLD = 3  # complaints that are quoted
+_TOLD = 10  # complaints that are quoted
 
 
 def default_folder(kind: str) -> Path:
@@ -100,7 +100,8 @@ def report_broken(complaints: Sequence[str], total: int, *, stacklevel: int) -> 
     """
     if not complaints:
         return
-    text = f"{len(complaints)} of {total} clips cannot be used: " + "; ".join(complaints[:_TOLD])
+    quoted = [*complaints[:_TOLD], *([f"{len(complaints) - _TOLD} more"] if len(complaints) > _TOLD else [])]
+    text = f"{len(complaints)} of {total} clips cannot be used: {'; '.join(quoted)}"
     if len(complaints) > max(_MOST_BROKEN * total, 1) or len(complaints) == total:
         raise InputError(f"{text}. Repair or remove them")
     warnings.warn(f"{text}. They are left out", stacklevel=stacklevel + 1)

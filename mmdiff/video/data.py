@@ -32,9 +32,51 @@ __all__ = [
     "find_images",
     "find_train_valid",
     "find_videos",
+    "leave_out_broken",
 ]
 
 _UNSEEN = 1 << 40  # numbers of clips that no run comes to
+
+
+def leave_out_broken(
+    train: Sequence[VideoItem],
+    valid: Sequence[VideoItem],
+    size: int | tuple[int, int],
+    *,
+    fps: float | None = None,
+    fit: Fit = "crop",
+    cache: str | Path | Literal[False] | None = None,
+) -> tuple[list[VideoItem], list[VideoItem]]:
+    """Decode the videos of both parts of a data set, and leave out those that cannot be read.
+
+    Up to a tenth of them, or one, are left out with one warning that names them; more are an error, which
+    names those of both parts at once.
+
+    Parameters
+    ----------
+    train, valid : sequence of VideoItem
+    size, fps, fit, cache
+        As for :class:`VideoClips`, which then finds the frames in the cache.
+
+    Returns
+    -------
+    train, valid : list of VideoItem
+
+    Raises
+    ------
+    InputError
+        Too many cannot be read, or all of a part.
+    """
+    frames = CachedFrames([*train, *valid], Frames(check_size(size), fps, fit), cache)
+    usable = frames.lengths > 0
+    parts = []
+    for name, part, good in (("train", train, usable[: len(train)]), ("valid", valid, usable[len(train) :])):
+        parts.append([item for item, well in zip(part, good, strict=True) if well])
+        if not parts[-1]:
+            raise InputError(
+                f"all {len(part)} videos of the split {name} cannot be read: repair or replace them"
+            )
+    return parts[0], parts[1]
 
 
 class VideoClips:

@@ -31,7 +31,14 @@ from mmdiff.hub import save_model
 from mmdiff.training import Trainer, load_weights
 from mmdiff.training.data import IndexedData
 from mmdiff.video.conditioning import ConditionedNetwork
-from mmdiff.video.data import ImageFolder, VideoClips, WithStills, collate_clips, find_train_valid
+from mmdiff.video.data import (
+    ImageFolder,
+    VideoClips,
+    WithStills,
+    collate_clips,
+    find_train_valid,
+    leave_out_broken,
+)
 from mmdiff.video.digit_files import write_digits
 from mmdiff.video.items import VideoItem
 from mmdiff.video.model import ClipModel
@@ -142,8 +149,8 @@ def main(
         raise InputError("data=None must be a folder, manifest or shards of videos, such as --data my_videos")
     if data is None:
         data = write_digits(run_dir / "digits", digits, size=size, fps=fps or 8.0).parent
-    train, valid = find_train_valid(data, layout)
     how: dict[str, Any] = {"size": size, "fit": fit, "cache": cache}
+    train, valid = leave_out_broken(*find_train_valid(data, layout), **how, fps=fps)
     film = {**how, "fps": fps, "stride": stride}
     pictures = None if images is None else ImageFolder(images, **how, flip=flip, seed=seed)
     mean, std = pixels or pixel_statistics(VideoClips(train, 1, **film, seed=seed), 256)

@@ -21,7 +21,7 @@ from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.hub import save_model
 from mmdiff.training import Trainer, load_weights
 from mmdiff.video.conditioning import ConditionedNetwork, SmallClip
-from mmdiff.video.data import VideoClips, collate_clips, find_train_valid
+from mmdiff.video.data import VideoClips, collate_clips, find_train_valid, leave_out_broken
 from mmdiff.video.digits import MovingDigits
 from mmdiff.video.model import ClipModel
 from mmdiff.video.stages import WithSmall, pixel_statistics
@@ -105,7 +105,7 @@ def main(
     if data is None:
         train, valid = (MovingDigits(split, frames, size, seed=seed) for split in ("train", "test"))
     else:
-        items, held_out = find_train_valid(data, layout)
+        items, held_out = leave_out_broken(*find_train_valid(data, layout), size, fps=fps, fit=fit)
         train = VideoClips(items, frames, size, fps=fps, fit=fit, seed=seed)
         valid = VideoClips(held_out, frames, size, fps=fps, fit=fit, seed=seed, flip=False)
     mean, std = pixel_statistics(train)

@@ -153,6 +153,14 @@ def test_a_tenth_of_the_files_may_be_broken(broken, total, outcome):
         assert caught[0].filename == __file__
 
 
+def test_broken_files_are_named_and_many_counted():
+    complaints = [f"file {n}" for n in range(12)]
+    with pytest.raises(InputError, match=r"3 of 5 clips cannot be used: file 0; file 1; file 2\. Repair"):
+        report_broken(complaints[:3], 5, stacklevel=1)
+    with pytest.raises(InputError, match=r"file 8; file 9; 2 more\. Repair"):
+        report_broken(complaints, 20, stacklevel=1)
+
+
 def test_a_full_disk_is_told_with_what_is_needed(tmp_path):
     with pytest.raises(InputError, match=r"written: No space left on device\. It needs 2 bytes"):  # noqa: SIM117
         with writing_to(tmp_path, "2 bytes a sample"):

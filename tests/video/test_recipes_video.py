@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from mmdiff.hub import load_model, read_config
 from mmdiff.recipes import run_recipe
 from mmdiff.video import io
 from mmdiff.video.conditioning import ConditionedNetwork, KnownFrames, SmallClip
-from mmdiff.video.data import VideoClips, find_train_valid, find_videos
+from mmdiff.video.data import VideoClips, find_train_valid, find_videos, leave_out_broken
 from mmdiff.video.digit_files import write_digits
 from mmdiff.video.digits import MovingDigits
 from mmdiff.video.items import VideoItem
@@ -116,6 +117,31 @@ def test_folder_recipe_trains_on_given_videos_and_leaves_their_folder_alone(name
     with pytest.raises(InputError, match="source='nothere' does not exist"):
         run_recipe(name, ["--data", "nothere", *given])
     assert not Path("nothere").exists()
+
+
+def test_folder_recipe_names_all_broken_videos_at_once(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for n in range(12):
+        io.write(tmp_path / "mine" / f"{n:02d}.npz", torch.zeros(3, 6, 32, 32), 8)
+    train, valid = find_train_valid(tmp_path / "mine")
+    how = {"size": 32, "cache": tmp_path / "cache"}
+    train[0].path.write_bytes(b"not a film")
+    with pytest.warns(UserWarning, match=rf"1 of 12 clips cannot be used: .*{train[0].path.name}.*left out"):
+        left = leave_out_broken(train, valid, **how)
+    assert left == (train[1:], valid)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(VideoClips(left[0], 2, **how, seed=0).items) == 10
+    valid[0].path.write_bytes(b"")
+    with pytest.raises(InputError, match=rf"2 of 12 .*{train[0].path.name}.*{valid[0].path.name}.*Repair or"):
+        run_recipe("folder", ["--data", str(tmp_path / "mine"), "--run_dir", str(tmp_path / "run"), "--cache",
+                              str(tmp_path / "cache")])  # fmt: skip
+    train[0].path.unlink()
+    with (
+        pytest.warns(UserWarning, match="1 of 11"),
+        pytest.raises(InputError, match="all 1 videos of the split valid cannot be read"),
+    ):
+        leave_out_broken(train[1:], valid, **how)
 
 
 def test_folder_recipe_needs_data(tmp_path):
