@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -123,21 +122,18 @@ def read_checkpoint(path: str | Path, max_bytes: int = MAX_BYTES) -> Any:
                 f"{path} must be a file of at most {max_bytes} bytes; "
                 + (f"it has {size}" if path.is_file() else "it is a folder: give the file in it")
             )
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
+    try:
         content = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None
         )
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        pickle.UnpicklingError,
-    ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:
+        # whatever a strange file makes PyTorch stumble over; its words are about its own source files
+        if isinstance(error, OSError) and error.strerror:
+            raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
         raise CheckpointError(
-            f"cannot read {path} as a checkpoint: {reason}; it must be a file that torch.save wrote, "
+            f"cannot read {path} as a checkpoint: it must be a whole file that torch.save wrote, "
             "with tensors and plain values only"
         ) from None
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))

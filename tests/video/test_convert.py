@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -299,8 +300,9 @@ def test_files_that_are_none_are_refused(tmp_path, capsys):
         with pytest.raises(CheckpointError, match=words):
             read_checkpoint(file)
     torch.save({"model": Harmful()}, file)
-    with pytest.raises(CheckpointError, match="tensors and plain values only"):
+    with pytest.raises(CheckpointError, match="tensors and plain values only") as caught:
         read_checkpoint(file)
+    assert "weights_only" not in str(caught.value)
     assert "stranger" not in capsys.readouterr().out
     whole = saved(file, diffusion(network(**SMALL))).read_bytes()
     with pytest.raises(CheckpointError, match="at most 1000 bytes"):
@@ -308,7 +310,25 @@ def test_files_that_are_none_are_refused(tmp_path, capsys):
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="cannot read"):
         read_checkpoint(file)
-    with pytest.raises(CheckpointError, match=r"missing\.pt"):
+    for content in (
+        b"RIFF",
+        b"just words\n",
+        b"PK\x03\x04" + b"\x00" * 40,
+        b"\x80\x02}",
+        b"\x00\x00\x00 ftypisom",
+    ):
+        (tmp_path / "text.mp4").write_bytes(content)
+        with pytest.raises(CheckpointError) as caught:
+            read_checkpoint(tmp_path / "text.mp4")
+        assert str(caught.value) == (
+            f"cannot read {tmp_path / 'text.mp4'} as a checkpoint: it must be a whole file that torch.save wrote, "
+            "with tensors and plain values only"
+        )
+    with zipfile.ZipFile(tmp_path / "text.mp4", "w") as other:
+        other.writestr("a.txt", "no tensors")
+    with pytest.raises(CheckpointError, match=r"whole file that torch\.save wrote"):
+        read_checkpoint(tmp_path / "text.mp4")
+    with pytest.raises(CheckpointError, match=r"missing\.pt: No such file"):
         read_checkpoint(tmp_path / "missing.pt")
     with pytest.raises(CheckpointError, match="folder"):
         read_checkpoint(tmp_path)
