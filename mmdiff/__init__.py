@@ -31,9 +31,9 @@ def load(source: str | Path, device: str | None = None, dtype: str | None = None
     Raises
     ------
     InputError
-        There is no such model, device or dtype, or the model is no generative one.
+        There is no such device or dtype, ``source`` is empty, or the model is no generative one.
     CheckpointError
-        The folder is broken or needs another version of mmdiff.
+        There is no such model, or the folder is broken or needs another version of mmdiff.
 
     Examples
     --------

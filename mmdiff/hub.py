@@ -123,6 +123,8 @@ def load_model(source: str | Path, device: torch.device | str | None = None) -> 
 
     Raises
     ------
+    InputError
+        ``source`` is neither a name nor a path, or empty.
     CheckpointError
         There is no such model, it cannot be fetched, is of a newer format, names an unknown class, or its
         tensors do not fit.
@@ -190,9 +192,16 @@ def find_model(source: str | Path) -> Path:
 
     Raises
     ------
+    InputError
+        ``source`` is neither a name nor a path, or empty.
     CheckpointError
         Nothing is found, or the hub cannot be reached and the cache does not have it.
     """
+    if not isinstance(source, str | Path) or not str(source).strip():
+        raise InputError(
+            f"source={source!r} must name a model: a shipped one ({', '.join(shipped_models())}), a folder, or "
+            "a hub id owner/name"
+        )
     name = str(source)
     if isinstance(source, str) and name in shipped_models():
         return SHIPPED / name

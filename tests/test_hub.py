@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import mmdiff
 from mmdiff import hub
 from mmdiff.audio.networks.wavegrad import WaveGrad
 from mmdiff.diffusion.denoiser import Denoiser
@@ -175,6 +176,13 @@ def test_a_name_means_a_shipped_model_then_a_folder_then_the_hub(
                 CheckpointError, match=r"must be a shipped model \(model\), a folder, or a hub id"
             ):
                 find_model(name)
+
+
+@pytest.mark.parametrize("source", [None, "", " ", 3])
+def test_what_is_no_name_is_refused(source: Any) -> None:
+    for function in (mmdiff.load, load_model):
+        with pytest.raises(InputError, match=rf"source={source!r} must name a model: a shipped one \("):
+            function(source)
 
 
 def test_without_the_hub_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
