@@ -21,7 +21,7 @@ from mmdiff.video.model import ClipModel
 from mmdiff.video.request import PIXEL_CONDITIONS
 from mmdiff.video.sheet import contact_sheet
 from mmdiff.video.small import enlarge
-from mmdiff.video.tasks import batch_conditions
+from mmdiff.video.tasks import TextFunction, batch_conditions
 
 NOISE = (-1.0, 0.5, 2.0)
 """Levels ln(σ/α) at which the loss is measured: fine detail, shapes, and what only the condition tells."""
@@ -71,11 +71,12 @@ def clip_validation(
     def validate(task: nn.Module, step: int) -> Validation:
         model = task.model
         assert isinstance(model, ClipModel)
-        metrics = noise_losses(model, clips, count, batch, noise, seed)
+        text: TextFunction | None = getattr(task, "text", None)
+        metrics = noise_losses(model, clips, count, batch, noise, seed, text)
         if not show:
             return Validation(metrics)
         shown = _batch(clips, range(show), model)
-        made = generate(model, shown, steps=steps, seeds=range(seed, seed + show))
+        made = generate(model, shown, steps=steps, seeds=range(seed, seed + show), text=text)
         metrics |= _compared(model, shown, made, time)
         return Validation(metrics, images={"clips": _sheet(shown, made)})
 
@@ -84,16 +85,22 @@ def clip_validation(
 
 @torch.no_grad()
 def noise_losses(
-    model: ClipModel, clips: IndexedData, count: int, batch: int, noise: tuple[float, ...], seed: int
+    model: ClipModel,
+    clips: IndexedData,
+    count: int,
+    batch: int,
+    noise: tuple[float, ...],
+    seed: int,
+    text: TextFunction | None = None,
 ) -> dict[str, float]:
-    """Loss of v at fixed noise levels, with fixed noise, on clips 0 ... ``count`` - 1."""
+    """Loss of v at fixed noise levels, with fixed noise, on clips 0 ... ``count`` - 1; ``text`` as for ClipTask."""
     schedule = model.denoiser.schedule
     objective = Objective(schedule, target="v")
     totals = np.zeros(len(noise))
     for first in range(0, count, batch):
         numbers = range(first, min(first + batch, count))
         chosen = _batch(clips, numbers, model)
-        x0, cond = model.to_model(chosen["video"]), batch_conditions(model, chosen)
+        x0, cond = model.to_model(chosen["video"]), batch_conditions(model, chosen, text)
         for place, level in enumerate(noise):
             t = float(schedule.time_of_log_snr(-2 * level))
             generator = torch.Generator().manual_seed(seed * 1_000_003 + first * len(noise) + place)
@@ -106,13 +113,19 @@ def noise_losses(
 
 @torch.no_grad()
 def generate(
-    model: ClipModel, batch: dict[str, Any], *, steps: int | None = None, seeds: range = range(4)
+    model: ClipModel,
+    batch: dict[str, Any],
+    *,
+    steps: int | None = None,
+    seeds: range = range(4),
+    text: TextFunction | None = None,
 ) -> Tensor:
     """Make clips from a batch's conditions, with the model's own sampler; (B, C, F, H, W) in [-1, 1].
 
-    Seeds are one for each item, so the same clip comes out in any batch.
+    Seeds are one for each item, so the same clip comes out in any batch. ``text`` is that of
+    :class:`~mmdiff.video.tasks.ClipTask`.
     """
-    cond: dict[str, Any] = batch_conditions(model, batch)
+    cond: dict[str, Any] = batch_conditions(model, batch, text)
     denoiser: Any = model.denoiser
     guided = [name for name in cond if name not in ("positions", *PIXEL_CONDITIONS)]
     if model.guidance != 1 and guided and isinstance(model.network, ConditionedNetwork):

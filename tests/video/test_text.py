@@ -23,6 +23,7 @@ from mmdiff.video.tasks import ClipTask, batch_conditions
 from mmdiff.video.text import TextEncoder, TextFeatures, encoder_for, text_features
 from mmdiff.video.text_cache import CachedText
 from mmdiff.video.unet import SpaceTimeUNet
+from mmdiff.video.validation import clip_validation
 
 WORDS = ("<pad>", "</s>", "<unk>", "a", "b", "red", "blue", "seven", "nine", "moving", "left", "right")
 CAPTIONS = ["a red seven moving left", None, "a blue nine", "", "seven a"]
@@ -283,6 +284,24 @@ def test_the_cache_gives_the_same_and_asks_once(encoder: TextEncoder, tmp_path: 
     assert resumed.encoder.asked == ["a new one"]
     torch.testing.assert_close(resumed(CAPTIONS), encoder(CAPTIONS))
     assert resumed.encoder.asked == ["a new one"]
+
+
+def test_validation_asks_the_tasks_encoder(encoder: TextEncoder) -> None:
+    network = SpaceTimeUNet(
+        widths=(8,), blocks=1, mixing=("tokens",), embedding=16, vector=16, tokens=16, head_width=8
+    )
+    model = ClipModel(
+        ConditionedNetwork(network, (encoder.condition(16),)), CosineVP(), frames=2, guidance=2.0
+    )
+    clip = {"video": torch.zeros(3, 2, 8, 8, dtype=torch.uint8), "caption": "a red seven"}
+    validate = clip_validation([clip] * 2, count=2, show=2, steps=1)
+    counting = Counting(encoder)
+    result = validate(ClipTask(model, text=counting), 0)
+    assert counting.asked == ["a red seven"] * 4
+    assert result.metrics["loss"] > 0
+    assert result.images["clips"].any()
+    with pytest.raises(InputError, match="text=None must be the text encoder"):
+        validate(ClipTask(model), 0)
 
 
 def test_half_precision_comes_back_as_it_was(folders: dict[str, Path], tmp_path: Path) -> None:
