@@ -16,6 +16,7 @@ from mmdiff.registry import register
 from mmdiff.video.layers import Embedded, Layout, Mixing, ResidualBlock, TemporalConv
 
 MIXINGS = ("space", "time", "joint", "tokens", "shift")
+_ATTENDING = {*MIXINGS} - {"shift"}
 
 
 @register
@@ -57,7 +58,8 @@ class SpaceTimeUNet(nn.Module):
     Raises
     ------
     InputError
-        ``widths`` and ``mixing`` differ in length, or a mixing layer is unknown.
+        ``widths`` and ``mixing`` differ in length, a mixing layer is unknown, or ``head_width`` does not divide the
+        width of a level that has attention.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class SpaceTimeUNet(nn.Module):
         self.channels, self.planes, self.checkpointing = channels, planes, checkpointing
         self.stride = patch * 2 ** (len(widths) - 1)
         kinds = [[kind for kind in level.split("+") if kind] for level in mixing]
+        _check_heads(widths, kinds, head_width)
 
         self.level = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.time = nn.Linear(32, embedding)
@@ -250,6 +253,14 @@ def _spread(x: Tensor) -> Tensor:
     """``pixel_shuffle(x, 2)`` in one copy from channels last to channels last."""
     rows = x.permute(0, 2, 3, 1).unflatten(-1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3)  # N, H, 2, W, 2, C
     return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def _check_heads(widths: Sequence[int], kinds: Sequence[Sequence[str]], head_width: int) -> None:
+    attending = [width for width, level in zip(widths, kinds, strict=True) if {*level} & _ATTENDING]
+    if head_width < 1 or any(width % head_width for width in attending):
+        raise InputError(
+            f"widths={tuple(widths)} must be multiples of head_width={head_width} wherever mixing has attention"
+        )
 
 
 def _mixing(kind: str, channels: int, head_width: int, tokens: int) -> nn.Module:

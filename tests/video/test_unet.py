@@ -214,6 +214,15 @@ def test_mixing_that_makes_no_sense_is_refused(mixing: tuple[str, ...], message:
         SpaceTimeUNet(3, (8, 16), mixing=mixing)
 
 
+@pytest.mark.parametrize("kind", ["space", "time", "joint", "tokens"])
+def test_widths_that_heads_do_not_divide_are_refused(kind: str) -> None:
+    with pytest.raises(InputError, match=r"widths=\(8, 24\) must be multiples of head_width=16"):
+        SpaceTimeUNet(3, (8, 24), mixing=("shift", kind), tokens=4, head_width=16)
+    with pytest.raises(InputError, match="head_width=0"):
+        SpaceTimeUNet(3, (8, 24), mixing=("shift", kind), tokens=4, head_width=0)
+    SpaceTimeUNet(3, (8, 32), mixing=("shift", kind), tokens=4, head_width=16)
+
+
 # numbers
 
 
