@@ -36,7 +36,7 @@ def clip(
     outpaint: str | None = None,
     margins: list[int] = [],  # noqa: B006
     upscale: str | None = None,
-    factor: list[int] = [2],  # noqa: B006
+    factor: list[int] = [],  # noqa: B006
     loop: bool = False,
     method: Literal["trained", "reconstruction", "replacement"] | None = None,
     plot: str | None = None,
@@ -77,7 +77,8 @@ def clip(
     sampler : str, optional
         Sampler by name; default: the model's.
     guidance : float, optional
-        How closely to follow the prompt: 1 is as trained, more doubles the time. Default: the model's.
+        How closely to follow the prompt: 1 is as trained, 0 not at all, more doubles the time. Default: the
+        model's.
     continue_from : str, optional
         Video to go on with.
     keyframes : list of str, optional
@@ -95,13 +96,13 @@ def clip(
         one number is for all four sides.
     upscale : str, optional
         Video to be made larger.
-    factor : list of int
-        For --upscale: of height and width, and a second number, if wanted, of the frame rate.
+    factor : list of int, optional
+        For --upscale: of height and width, and a second number, if wanted, of the frame rate. Default: 2.
     loop : bool
         Let the last frame lead back to the first.
     method : str, optional
-        How to agree with a given video: by what the model learned for it, by reconstruction guidance, or by
-        replacement, which is quicker but less coherent. Default: the first that the model can.
+        How to agree with a given video: trained (by what the model learned for it), reconstruction (guidance),
+        or replacement (quicker but less coherent). Default: the first that the model can.
     plot : str, optional
         Write a contact sheet (.png) of all clips, too.
     device : str, optional
@@ -161,9 +162,29 @@ def _make(gen: ClipGenerator, request: Request, source: Source, outputs: Outputs
             for i, path in enumerate(files.paths):
                 result = Result(path, part.prompts[i], part.seeds[i], elapsed / len(part), gen.evaluations)
                 _tell(result, request, source, outputs, json)
+    _tell_of_sampler(gen, request)
     for path in outputs.pictures:
         if not json:
             say(f"{path}  contact sheet")
+
+
+def _tell_of_sampler(gen: ClipGenerator, request: Request) -> None:
+    from mmdiff.diffusion.samplers import SAMPLERS
+
+    name, steps = str(request.sampling.sampler), request.sampling.steps or 1
+    if name == "adaptive":
+        remark(
+            f"sampler adaptive chooses its own steps: {_counted(gen.evaluations, 'network evaluation')} a clip"
+        )
+    elif (several := SAMPLERS[name].evaluations_per_step) > 1:
+        remark(
+            f"sampler {name} takes up to {several} network evaluations a step: "
+            f"{_counted(steps, 'step')}, {_counted(gen.evaluations, 'network evaluation')} a clip"
+        )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _tell(result: Result, request: Request, source: Source, outputs: Outputs, json: bool) -> None:
@@ -171,8 +192,8 @@ def _tell(result: Result, request: Request, source: Source, outputs: Outputs, js
     if not json:
         if result.path is not None:
             say(
-                f"{result.path}  {frames} frames of {height}x{width} at {source.fps:g} a second, in "
-                f"{result.elapsed:.2f} s ({result.evaluations} network evaluations, seed {result.seed})"
+                f"{result.path}  {_counted(frames, 'frame')} of {height}x{width} at {source.fps:g} a second, in "
+                f"{result.elapsed:.2f} s ({_counted(result.evaluations, 'network evaluation')}, seed {result.seed})"
             )
         return
     record: dict[str, Any] = {

@@ -109,7 +109,8 @@ class Drawing:
 
         def placed(x: Tensor, t: Tensor, **cond: Any) -> Tensor:
             self.evaluations += len(x) // len(request)
-            return self.model.denoiser(x, t, **place, **cond)
+            clean: Tensor = self.model.denoiser(x, t, **place, **cond)
+            return clean
 
         scale = request.sampling.guidance
         if scale is None or scale == 1 or not request.guided:

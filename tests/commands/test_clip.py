@@ -229,6 +229,12 @@ def test_the_sound_of_a_film_stays_with_its_pictures(clip, here):
         (["--keyframes", "film.npz", "--places", "1", "2"], "places=[1, 2] must be 1 rising"),
         (["--prompts", "film.npz"], "must not both be given"),
         (["--colour", "blue"], "--colour"),
+        (["--factor", "2"], "--factor must come with --upscale"),
+        (["--seed", "99999999999999999999999"], "to 18446744073709551615"),
+        (["--guidance", "nan"], "nan"),
+        (["--guidance", ".nan"], "guidance=nan"),
+        (["--guidance", "-1"], "guidance=-1"),
+        (["--outpaint", "film.npz", "--margins", "3", "0", "0", "8"], "right=1, top=0, bottom=8 would do"),
     ],
 )
 def test_senseless_requests_end_with_status_2_and_a_hint(clip, film, here, options, complaint):
@@ -297,6 +303,67 @@ def test_places_where_nothing_can_be_written_are_named(clip, film, here, out):
     assert "is no folder" in outcome.err
     (here / "dir.png").mkdir()
     assert "is no file" in clip(SEVEN, "-o", "x.mp4", "--plot", "dir.png").err
+
+
+def test_a_mask_must_have_the_shape_of_the_film_or_of_what_is_read(clip, here):
+    wide = noise(5, 32)[:, :, :16]
+    io.write("wide.npz", wide, 8)
+    hole = torch.zeros(3, 1, 16, 32, dtype=torch.uint8)
+    hole[..., 8:14] = 255  # of which the left half of the square in the middle is 0 to 6
+    io.write("wide.png", hole, 8)
+    io.write("square.png", hole[..., 8:24], 8)
+    io.write("tall.png", hole.transpose(2, 3), 8)
+    made = []
+    for mask in ("wide.png", "square.png"):
+        outcome = clip("--inpaint", "wide.npz", "--mask", mask, "--size", 16, "-o", "x.npz")
+        assert outcome.status == 0, outcome.err
+        made.append(video("x.npz"))
+    assert torch.equal(*made)
+    changed = made[0] != wide[..., 8:24]
+    assert not changed[..., 6:].any()
+    assert changed[..., :6].float().mean() > 0.8
+    outcome = clip("--inpaint", "wide.npz", "--mask", "tall.png", "--size", 16)
+    assert outcome.status == 2
+    assert "of 32x16 must have the shape of wide.npz, 16x32, or of what is read from it, 16x16" in outcome.err
+
+
+def test_a_white_mask_is_remarked_on(clip, film, here):
+    io.write("white.png", torch.full((3, 1, 16, 16), 255, dtype=torch.uint8), 8)
+    outcome = clip("--inpaint", film, "--mask", "white.png", "-o", "x.npz")
+    assert "white.png is white everywhere: everything is painted anew" in outcome.err
+
+
+def test_what_is_done_to_key_frames_is_told(clip, film, here):
+    io.write("large.png", noise(1, 64), 8)
+    outcome = clip("--keyframes", film, "large.png", "-o", "x.npz")
+    assert "large.png is 64x64: read at 16x16" in outcome.err
+    assert "film.npz has more than one picture: its first is taken" in outcome.err
+    assert torch.equal(video("x.npz")[:, 0], noise(5)[:, 0])
+
+
+def test_what_has_no_rate_of_its_own_is_not_said_to_have_one(clip, here):
+    pictures("imgs", 3)
+    np.save("array.npy", noise(3).permute(1, 2, 3, 0).numpy())
+    for given in ("imgs", "imgs/%04d.png", "array.npy"):
+        outcome = clip("--continue-from", given, "--frames", 1, "-o", "x.npz")
+        assert outcome.status == 0
+        assert "a second: read at" not in outcome.err
+        assert torch.equal(video("x.npz")[:, :3], noise(3))
+        assert clip("--upscale", given, "--factor", 1, 2, "-o", "y.npz").status == 0
+        assert io.info("y.npz").fps == 16
+
+
+def test_evaluations_are_told_where_the_steps_do_not(clip, here):
+    assert "note: sampler adaptive chooses its own steps: " in clip(SEVEN, "--sampler", "adaptive").err
+    outcome = clip(SEVEN, "--sampler", "heun", "--steps", 4)
+    assert "sampler heun takes up to 2 network evaluations a step: 4 steps, 7 network" in outcome.err
+    assert "sampler" not in clip(SEVEN).err
+
+
+def test_one_is_singular(clip, here):
+    outcome = clip(SEVEN, "--frames", 1, "--steps", 1, "-o", "x.mp4")
+    assert "1 frame of 16x16" in outcome.out
+    assert "(1 network evaluation," in outcome.out
 
 
 def test_a_black_mask_is_refused(clip, film, here):
