@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -47,11 +47,20 @@ def as_prompts(prompt: Any) -> list[str | None]:
     InputError
         One is no string.
     """
-    prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
+    several = isinstance(prompt, Iterable) and not isinstance(prompt, str)
+    prompts = list(prompt) if several else [prompt]
     for each in prompts:
         if not isinstance(each, str | None):
             raise InputError(f"prompt={prompt!r} must be a string, None, or a list of strings and None")
     return prompts
+
+
+def check_interval(name: str, value: Any) -> None:
+    """Refuse what is no pair of rising numbers in [0, 1]."""
+    if not isinstance(value, Sequence) or len(value) != 2:
+        raise InputError(f"{name}={value!r} must be two numbers, its first and its last time in [0, 1]")
+    check_number(f"{name}[0]", value[0], high=1)
+    check_number(f"{name}[1]", value[1], low=float(value[0]), high=1)
 
 
 def as_size(size: Any) -> tuple[int, int]:

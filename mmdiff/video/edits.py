@@ -209,10 +209,11 @@ def outpainting(
     """
     clip = as_clips(clip)
     margins = (left, right, top, bottom)
-    if min(*margins, before, after) < 0 or not any((*margins, before, after)):
+    whole = all(isinstance(margin, int) for margin in (*margins, before, after))
+    if not whole or min(*margins, before, after) < 0 or not any((*margins, before, after)):
         raise InputError(
-            f"left={left}, right={right}, top={top}, bottom={bottom}, before={before}, after={after} must be at "
-            "least 0, and one of them more; to cut a clip, index it"
+            f"left={left!r}, right={right!r}, top={top!r}, bottom={bottom!r}, before={before!r}, after={after!r} must "
+            "be whole numbers of at least 0, and one of them more; to cut a clip, index it"
         )
     size = (clip.shape[3] + top + bottom, clip.shape[4] + left + right)
     if any(side % unit for side in size):

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmdiff.diffusion.grids import GRIDS
 from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.errors import InputError
-from mmdiff.video.checks import as_prompts, as_seeds, check_count, check_number
+from mmdiff.video.checks import as_prompts, as_seeds, check_count, check_interval, check_number
 from mmdiff.video.conditioning import ActionCondition, ClassCondition, ConditionedNetwork, Conditioner
 from mmdiff.video.edits import Edit
 from mmdiff.video.model import ClipModel
@@ -92,6 +92,8 @@ class Sampling:
         assert self.overlap is not None
         check_count("steps", self.steps, f"; {model.steps} is usual")
         check_number("guidance", self.guidance)
+        if self.guidance_interval is not None:
+            check_interval("guidance_interval", self.guidance_interval)
         check_number("temperature", self.temperature)
         check_number("weight", self.weight)
         check_number("noise", self.noise, high=1)

@@ -276,6 +276,7 @@ def content(folder: str) -> dict[str, bytes]:
         ["--outpaint", "IN", "--margins", 4],
         ["--upscale", "IN"],
         ["--keyframes", "IN", "white.png", "--frames", 6],
+        ["--keyframes", "imgs/0001.png", "imgs/0003.png", "IN", "--frames", 6],
     ],
 )
 def test_pictures_that_are_read_are_never_replaced(clip, film, here, task, given, out):

@@ -235,6 +235,8 @@ def test_the_last_block_of_a_loop_knows_the_first_frames() -> None:
         (lambda: edits.between("a.png", 3), "keyframes must be a torch.Tensor"),
         (lambda: edits.between([clip()[0, :, 0], clip(size=4)[0, :, 0]], 3), "all of one size"),
         (lambda: edits.between(clip(2), "x"), "frames='x'"),
+        (lambda: edits.outpainting(clip(), left="x"), "left='x', .* must be whole numbers"),
+        (lambda: edits.outpainting(clip(), after=1.5), "after=1.5 must be whole numbers"),
         (lambda: edits.enlargement(clip(), 2, "a seven"), "time_factor='a seven' must be whole"),
     ],
 )
