@@ -44,9 +44,9 @@ def load(source: str | Path, device: str | None = None, dtype: str | None = None
     """
     from mmdiff.audio.vocoder_model import VocoderModel
     from mmdiff.errors import InputError
-    from mmdiff.hub import load_model
+    from mmdiff.hub import find_model, load_model
 
-    model = load_model(source)
+    model = load_model(find_model(source, "SpectralVocoder", "ClipModel"))
     if isinstance(model, VocoderModel):  # who wants a vocoder need not import video
         from mmdiff.audio.vocoder import Vocoder
 

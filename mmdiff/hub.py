@@ -182,13 +182,23 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def shipped_models() -> list[str]:
-    """Names of the models that come with mmdiff."""
-    return sorted(file.parent.name for file in SHIPPED.glob("*/config.json"))
+def shipped_models(*classes: str) -> list[str]:
+    """Names of the models that come with mmdiff: of these classes, or all."""
+    names = sorted(file.parent.name for file in SHIPPED.glob("*/config.json"))
+    return [
+        name for name in names if not classes or read_config(SHIPPED / name)["model"].get("class") in classes
+    ]
 
 
-def find_model(source: str | Path) -> Path:
+def find_model(source: str | Path, *classes: str) -> Path:
     """Folder of a shipped model, a local folder, or a hub model, which is fetched into the local cache.
+
+    Parameters
+    ----------
+    source : str or Path
+        As for :func:`load_model`.
+    *classes : str
+        Which shipped models a message names; default: all.
 
     Raises
     ------
@@ -199,8 +209,8 @@ def find_model(source: str | Path) -> Path:
     """
     if not isinstance(source, str | Path) or not str(source).strip():
         raise InputError(
-            f"source={source!r} must name a model: a shipped one ({', '.join(shipped_models())}), a folder, or "
-            "a hub id owner/name"
+            f"source={source!r} must name a model: a shipped one ({', '.join(shipped_models(*classes))}), a "
+            "folder, or a hub id owner/name"
         )
     name = str(source)
     if isinstance(source, str) and name in shipped_models():
@@ -209,7 +219,7 @@ def find_model(source: str | Path) -> Path:
         return Path(source)
     match = _HUB_ID.fullmatch(name) if isinstance(source, str) and not Path(name).exists() else None
     if match is None:
-        shipped = ", ".join(shipped_models()) or "none in this installation"
+        shipped = ", ".join(shipped_models(*classes)) or "none in this installation"
         raise CheckpointError(
             f"model {name!r} must be a shipped model ({shipped}), a folder, or a hub id owner/name"
         )

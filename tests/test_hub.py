@@ -15,11 +15,14 @@ from torch import nn
 import mmdiff
 from mmdiff import hub
 from mmdiff.audio.networks.wavegrad import WaveGrad
+from mmdiff.audio.vocoder import Vocoder
+from mmdiff.commands.pipelines import load_pipeline
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.schedules import LinearFlow
 from mmdiff.errors import CheckpointError, InputError
-from mmdiff.hub import find_model, load_model, push_model, read_config, save_model
+from mmdiff.hub import find_model, load_model, push_model, read_config, save_model, shipped_models
 from mmdiff.registry import to_config
+from mmdiff.video.generator import ClipGenerator
 
 
 def make_model() -> nn.Module:
@@ -183,6 +186,22 @@ def test_what_is_no_name_is_refused(source: Any) -> None:
     for function in (mmdiff.load, load_model):
         with pytest.raises(InputError, match=rf"source={source!r} must name a model: a shipped one \("):
             function(source)
+
+
+def test_messages_name_the_shipped_models_of_their_kind() -> None:
+    assert {"vocoder-16k", "digit-judge"} <= set(shipped_models())
+    assert shipped_models("SpectralVocoder") == ["vocoder-16k"]
+    with pytest.raises(CheckpointError, match=r"a shipped model \(vocoder-16k\)"):
+        load_pipeline(Vocoder, "nothing", "cpu", None)
+    with pytest.raises(InputError, match="digit-judge' holds a DigitJudge, which is neither"):
+        load_pipeline(Vocoder, "digit-judge", "cpu", None)
+    with pytest.raises(
+        InputError,
+        match=r"must be one for `mmdiff clip`, such as the shipped clips-32; it is one for `mmdiff vocode`",
+    ):
+        load_pipeline(ClipGenerator, "vocoder-16k", "cpu", None)
+    with pytest.raises(CheckpointError, match=r"a shipped model \((?!.*digit-judge).*vocoder-16k"):
+        mmdiff.load("nothing")
 
 
 def test_without_the_hub_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

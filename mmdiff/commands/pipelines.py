@@ -6,9 +6,11 @@ from typing import TypeVar
 
 import mmdiff
 from mmdiff.errors import InputError
+from mmdiff.hub import find_model, shipped_models
 
 P = TypeVar("P")
 _COMMANDS = {"Vocoder": "mmdiff vocode", "ClipGenerator": "mmdiff clip"}
+_SHIPPED = {"Vocoder": ("SpectralVocoder",), "ClipGenerator": ("ClipModel",)}
 
 
 def load_pipeline(kind: type[P], model: str, device: str | None, dtype: str | None) -> P:
@@ -18,11 +20,15 @@ def load_pipeline(kind: type[P], model: str, device: str | None, dtype: str | No
     ------
     InputError
         It is of another.
+    CheckpointError
+        There is no such model, or it is broken.
     """
-    pipeline = mmdiff.load(model, device, dtype)
+    classes = _SHIPPED[kind.__name__]
+    pipeline = mmdiff.load(find_model(model, *classes), device, dtype)
     if not isinstance(pipeline, kind):
         other = _COMMANDS.get(type(pipeline).__name__, "another command")
         raise InputError(
-            f"model={model!r} must be one for `{_COMMANDS[kind.__name__]}`; it is one for `{other}`"
+            f"model={model!r} must be one for `{_COMMANDS[kind.__name__]}`, such as the shipped "
+            f"{', '.join(shipped_models(*classes))}; it is one for `{other}`"
         )
     return pipeline
