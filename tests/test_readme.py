@@ -62,7 +62,9 @@ def test_commands_parse(words):
     parser.parse_args(words[1:2] if words[0] == "run" else words[1:])
 
 
-@pytest.mark.parametrize("code", [text for kind, text in BLOCKS if kind == "python"], ids=["vocoder", "clips", "core"])
+@pytest.mark.parametrize(
+    "code", [text for kind, text in BLOCKS if kind == "python"], ids=["vocoder", "clips", "core"]
+)
 def test_code_runs(code, some_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
