@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -66,3 +69,14 @@ def set_compute_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
     for module in model.modules():
         if hasattr(module, "compute_dtype"):
             setattr(module, "compute_dtype", dtype)  # noqa: B010 - Module types no such attribute
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Compute with so many CPU threads inside the block; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

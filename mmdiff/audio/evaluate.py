@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.metrics import evaluate, log_spectral_distance
 from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.vocoder import Vocoder
+from mmdiff.devices import threads
 from mmdiff.errors import InputError
 from mmdiff.progress import track
 
@@ -120,7 +120,7 @@ def evaluate_vocoder(
     spec = mel_spec or voc.mel_spec
     systems = [*(_baselines(voc, spec) if baselines else ()), *(_at(voc, spec, n, name) for n in steps)]
     tallies = [_Tally(system, seeds if system.stochastic else seeds[:1], measures) for system in systems]
-    with _one_thread(), torch.inference_mode():
+    with threads(1), torch.inference_mode():
         for number, path in enumerate(track(files, "evaluating", show=progress)):
             wave, rate = io.read(path, sample_rate=voc.sample_rate)
             mel = spec(io.resample(wave, rate, spec.sample_rate))[0].to(voc.device)
@@ -204,16 +204,6 @@ class _Tally:
                 for file, rows in zip(self.values, table, strict=True)
             },
         )
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def evaluate_files(

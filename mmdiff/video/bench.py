@@ -6,7 +6,6 @@ this file is such a process.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import resource
@@ -14,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmdiff.devices import threads
 from mmdiff.errors import InputError
 from mmdiff.progress import track
 from mmdiff.video.factorised import FactorisedUNet
@@ -127,7 +127,7 @@ def bench(
     _package()
     cases = [(mode, dtype) for dtype in dtypes for mode in modes]
     rows = []
-    with _threads(load.threads):
+    with threads(load.threads):
         for mode, dtype in track(cases, "measuring", show=progress):
             megabytes = {side: _fresh_process(side, mode, dtype, load) for side in SIDES}
             times = _times(mode, dtype, load, repeats)
@@ -151,16 +151,6 @@ def _package() -> Any:
     except ImportError as error:
         raise InputError(f"the comparison needs the package {PACKAGE} ({error}); try: {INSTALL}") from None
     return video_diffusion_pytorch
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _network(side: str, load: Workload) -> nn.Module:
@@ -236,7 +226,7 @@ def _fresh_process(side: str, mode: str, dtype: str, load: Workload) -> float:
 
 def _peak_memory(side: str, mode: str, dtype: str, load: Workload) -> float:
     """Megabytes that computing once adds to the peak of this process."""
-    with _threads(load.threads):
+    with threads(load.threads):
         network = _network(side, load)
         _run(side, network, mode, dtype, _clips(load, 1, 8))()  # libraries load, and set aside what they keep
         before = _peak()

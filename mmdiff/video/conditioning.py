@@ -62,8 +62,22 @@ class Conditioner(nn.Module, ABC):
         return None
 
 
+class _Choice(Conditioner):
+    """One of ``count`` things, each with a vector; index ``count`` stands for none of them."""
+
+    def __init__(self, count: int, width: int, name: str) -> None:
+        super().__init__()
+        self.name, self.count = name, count
+        self.embed = nn.Embedding(count + 1, width)
+        nn.init.normal_(self.embed.weight, std=0.5)
+
+    def null(self, value: Tensor) -> Tensor:
+        """Return the index after the last."""
+        return torch.full_like(value, self.count)
+
+
 @register
-class ClassCondition(Conditioner):
+class ClassCondition(_Choice):
     """One of several classes.
 
     Parameters
@@ -75,22 +89,16 @@ class ClassCondition(Conditioner):
     """
 
     def __init__(self, classes: int, width: int, name: str = "label") -> None:
-        super().__init__()
-        self.name, self.classes = name, classes
-        self.embed = nn.Embedding(classes + 1, width)
-        nn.init.normal_(self.embed.weight, std=0.5)
+        super().__init__(classes, width, name)
+        self.classes = classes
 
     def forward(self, value: Tensor, x: Tensor) -> Told:
         """Embed classes: int64 (B,) or (B, 1 + stills), in 0 ... ``classes`` (the last is none of them)."""
         return Told(vector=self.embed(value if value.ndim == 2 else value[:, None]))
 
-    def null(self, value: Tensor) -> Tensor:
-        """Return the index after the last class."""
-        return torch.full_like(value, self.classes)
-
 
 @register
-class ActionCondition(Conditioner):
+class ActionCondition(_Choice):
     """What is done in each frame: of several actions, one or none.
 
     Parameters
@@ -102,10 +110,8 @@ class ActionCondition(Conditioner):
     """
 
     def __init__(self, actions: int, width: int, name: str = "actions") -> None:
-        super().__init__()
-        self.name, self.actions = name, actions
-        self.embed = nn.Embedding(actions + 1, width)
-        nn.init.normal_(self.embed.weight, std=0.5)
+        super().__init__(actions, width, name)
+        self.actions = actions
 
     def forward(self, value: Tensor, x: Tensor) -> Told:
         """Embed actions: int64 (B, F), in 0 ... ``actions`` (the last is unknown)."""
@@ -114,10 +120,6 @@ class ActionCondition(Conditioner):
                 f"actions={tuple(value.shape)} must hold one for each of the clip's {x.shape[2]} frames"
             )
         return Told(vector=self.embed(value))
-
-    def null(self, value: Tensor) -> Tensor:
-        """Return the index after the last action."""
-        return torch.full_like(value, self.actions)
 
 
 @register

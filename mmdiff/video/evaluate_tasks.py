@@ -13,6 +13,7 @@ from mmdiff.errors import InputError
 from mmdiff.video import edits
 from mmdiff.video.edits import Edit
 from mmdiff.video.small import shrink
+from mmdiff.video.validation import copy_nearest
 
 _EVERY = 5  # frames between key frames
 
@@ -41,7 +42,7 @@ def prediction_task(frames: int, size: tuple[int, int]) -> Task:
         "prediction",
         lambda clips: edits.continuation(clips[:, :, :begin], frames - begin),
         first[:, None, None].expand(frames, *size),
-        {"copying the last frame": lambda clips: _nearest(clips, first)},
+        {"copying the last frame": lambda clips: copy_nearest(clips, first)},
     )
 
 
@@ -66,7 +67,7 @@ def edit_tasks(frames: int, size: tuple[int, int]) -> list[Task]:
             "interpolation",
             lambda clips: edits.between(clips[:, :, keys], frames, keys),
             everywhere & key[:, None, None],
-            {copied: lambda clips: _nearest(clips, key), blended: lambda clips: blend(clips, key)},
+            {copied: lambda clips: copy_nearest(clips, key), blended: lambda clips: blend(clips, key)},
         ),
         Task("inpainting", lambda clips: edits.inpainting(clips, inner), ~inner, {"black": _black(~inner)}),
         Task(
@@ -87,7 +88,7 @@ def edit_tasks(frames: int, size: tuple[int, int]) -> list[Task]:
             "upsampling in time",
             lambda clips: edits.enlargement(clips[:, :, ::2], 1, 2),
             everywhere & second[:, None, None],
-            {copied: lambda clips: _nearest(clips, second), blended: lambda clips: blend(clips, second)},
+            {copied: lambda clips: copy_nearest(clips, second), blended: lambda clips: blend(clips, second)},
         ),
     ]
 
@@ -107,12 +108,6 @@ def _chosen(frames: int, places: Sequence[int]) -> Tensor:
     chosen = torch.zeros(frames, dtype=torch.bool)
     chosen[list(places)] = True
     return chosen
-
-
-def _nearest(video: Tensor, known: Tensor) -> Tensor:
-    given = torch.nonzero(known)[:, 0]
-    frames = torch.arange(len(known))
-    return video[:, :, given[(frames[:, None] - given).abs().argmin(1)]]
 
 
 def _black(known: Tensor) -> Baseline:

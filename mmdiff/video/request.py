@@ -223,7 +223,7 @@ def _tensor(model: ClipModel, name: str, value: Any, frames: int) -> Tensor:
     if per_frame and tensor.shape[1:] != (frames,):
         raise InputError(f"{name}={tuple(tensor.shape)} must hold one for each of the {frames} frames")
     if isinstance(conditioner, ActionCondition | ClassCondition):
-        most = conditioner.actions if isinstance(conditioner, ActionCondition) else conditioner.classes
+        most = conditioner.count
         if tensor.is_floating_point() or int(tensor.min()) < 0 or int(tensor.max()) > most:
             raise InputError(
                 f"{name}={value!r} must be whole numbers from 0 to {most}; {most} stands for unknown"

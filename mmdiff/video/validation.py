@@ -147,10 +147,10 @@ def generate(
 
 
 def copy_nearest(video: Tensor, known: Tensor) -> Tensor:
-    """Fill the frames of a clip (C, F, H, W) that are not ``known`` (F,) with the nearest that is."""
+    """Fill the frames of clips (..., F, H, W) that are not ``known`` (F,) with the nearest that is."""
     given = torch.nonzero(known)[:, 0]
     frames = torch.arange(len(known), device=known.device)
-    return video[:, given[(frames[:, None] - given).abs().argmin(1)]]
+    return video[..., given[(frames[:, None] - given).abs().argmin(1)], :, :]
 
 
 def prediction_quality(model: ClipModel, batch: dict[str, Any], made: Tensor) -> dict[str, float]:
