@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmdiff.diffusion.conditions import drop_condition
 from mmdiff.diffusion.objectives import Objective
+from mmdiff.diffusion.schedules import Levels
 from mmdiff.diffusion.times import LogNormal, Stratified
 from mmdiff.errors import InputError
 from mmdiff.video.conditioning import ConditionedNetwork
@@ -62,6 +63,9 @@ class ClipTask(nn.Module):
         Weight of the images' loss.
     text : callable, optional
         Text encoder of a model with :class:`mmdiff.video.text.TextFeatures`, or its cache.
+    limit : float > 0
+        Largest weight of the squared error of x0. In the v loss it is 1 + SNR, by which the last traces of noise
+        count more than all a picture shows; a limit of 5 teaches shapes and words sooner.
     """
 
     def __init__(
@@ -71,16 +75,22 @@ class ClipTask(nn.Module):
         drop: float = 0.1,
         still_weight: float = 1.0,
         text: TextFunction | None = None,
+        limit: float = math.inf,
     ) -> None:
         super().__init__()
-        self.text = text
+        self.text, self.limit = text, limit
         self.model, self.noise, self.drop, self.still_weight = model, noise, drop, still_weight
 
     def objective(self, frames: int) -> Objective:
         """The loss for clips of so many frames; 1 is for images."""
         mean, std = self.noise
         times = Stratified(LogNormal(mean + math.log(frames) / 2, std))
-        return Objective(self.model.denoiser.schedule, target="v", times=times)
+        return Objective(self.model.denoiser.schedule, target="v", weighting=self._weight, times=times)
+
+    def _weight(self, levels: Levels) -> Tensor:
+        """Of the squared v error, which is the squared x0 error times 1 + SNR: 1, or less for the limit's sake."""
+        power = levels.sigma**2 / (levels.alpha**2 + levels.sigma**2)
+        return (self.limit * power).clamp_max(1.0) if math.isfinite(self.limit) else torch.ones_like(power)
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch of :func:`mmdiff.video.data.collate_clips`: "loss" and its parts.

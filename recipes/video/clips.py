@@ -77,9 +77,12 @@ def main(
     drop: float = 0.1,
     pairs: float = 0.08,
     variety: float = 0.3,
+    prediction: str = "x0",
+    limit: float = 5.0,
     ema: float = 0.998,
-    steps: int = 14,
-    guidance: float = 2.5,
+    steps: int = 13,
+    guidance: float = 3.0,
+    guidance_interval: tuple[float, float] = (0.6, 1.0),
     checkpoint_every: int = 250,
     workers: int = 0,
     device: str | None = None,
@@ -102,9 +105,13 @@ def main(
         drop: Share of captions left out, for guidance.
         pairs: Share of clips with two digits.
         variety: Share of captions in other words.
+        prediction: What the network says, x0 or v. A picture that is black but for a figure is easy to say, the
+            noise upon it is not.
+        limit: Largest weight of the squared error of x0.
         ema: Decay of the weight average that is kept.
         steps: Of the finished model's sampler by default.
         guidance: Its guidance by default.
+        guidance_interval: Times between which it is guided.
         checkpoint_every: Updates between checkpoints.
         workers: Data-loading processes.
         device: Default: the fastest there is.
@@ -120,12 +127,11 @@ def main(
     conditioned = ConditionedNetwork(network, (CaptionEncoder(vocabulary, words),))
     # Mean and deviation of the pixels of such clips, most of which are black.
     pixels = {"size": (size, size), "mean": -0.9, "std": 0.37}
-    model = ClipModel(
-        conditioned, CosineVP(), frames=frames, fps=fps, steps=steps, guidance=guidance, **pixels
-    )
+    drawing = {"steps": steps, "guidance": guidance, "guidance_interval": guidance_interval}
+    model = ClipModel(conditioned, CosineVP(), prediction, frames=frames, fps=fps, **drawing, **pixels)
     set_compute_dtype(model, pick_compute_dtype(pick_device(device), dtype))
     model.to(memory_format=torch.channels_last)
-    task = ClipTask(model, drop=drop)
+    task = ClipTask(model, drop=drop, limit=limit)
 
     for number, stage in enumerate(stages):
         clips = MovingDigits(
