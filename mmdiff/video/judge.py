@@ -108,7 +108,8 @@ def caption_accuracy(video: Tensor, labels: Tensor, judge: DigitJudge) -> dict[s
         clips whose most frequent digit, motion and colour are all right. ``steady``: share of frames that
         agree with the most frequent digit of their clip. ``empty``: share of frames that show nothing. ``smooth``:
         share of clips in which no frame is empty and the light's centre never moves more than 1.5 times as far
-        from frame to frame as real digits do (1 pixel at 32 x 32, without ``stride``).
+        from frame to frame as real digits do (1 pixel at 32 x 32, without ``stride``). What is fainter than a
+        quarter of full brightness does not count, so that haze, noise and compression do not move the centre.
 
     Raises
     ------

@@ -174,6 +174,43 @@ def test_an_object_that_jumps_or_vanishes_is_not_smooth() -> None:
     assert smooth == [1, 0, 0]
 
 
+@pytest.mark.parametrize("top", [1, 5, 20])
+def test_noise_all_over_the_frame_neither_moves_the_centre_nor_hides_a_jump(top: int) -> None:
+    labels = crossed_captions()[1][::11]
+    rng = torch.Generator().manual_seed(0)
+
+    def noisy(video: torch.Tensor) -> torch.Tensor:
+        noise = torch.randint(0, top + 1, video.shape, generator=rng)
+        return (video.int() + noise).clamp(0, 255).to(torch.uint8)
+
+    video, judge = real_clips(labels, "test", seed=1), DigitJudge((8, 8), 4)
+    clean, changed = judge_clips(video, judge), judge_clips(noisy(video), judge)
+    assert (clean.centroids - changed.centroids).norm(dim=2).max() < 0.005 * top + 0.01
+    assert changed.steps.max() < 1.1
+    assert caption_accuracy(noisy(video), labels, judge)["smooth"].value == 1
+    still = video[:1].roll(12 - int(clean.centroids[0, 0, 0]), 4)  # it shall not stick out at the other side
+    for far, smooth in ((1, 1), (3, 0)):
+        jumping = torch.cat((still[:, :, :9], still[:, :, 9:].roll(far, 4)), 2)
+        (steps,) = judge_clips(noisy(jumping), judge).steps
+        assert steps[8] == pytest.approx(far, abs=0.1)
+        assert caption_accuracy(noisy(jumping), labels[:1], judge)["smooth"].value == smooth
+
+
+def test_half_a_glyph_that_vanishes_for_a_frame_is_a_jump_by_as_much_as_the_centre_moves() -> None:
+    video, judge, label = clip(8, 0, 3), DigitJudge((8, 8), 4), torch.tensor([[8, 0, 3]])
+    row = int(judge_clips(video, judge).centroids[0, 0, 1])
+    video[:, :, 7, : row + 1] = 0
+    verdict = judge_clips(video, judge)
+    lower, whole = verdict.centroids[0, 7, 1], verdict.centroids[0, 6, 1]
+    assert 2 < lower - whole < 6  # glyphs are 15 pixels high
+    assert verdict.steps[0].nonzero().flatten().tolist() == [6, 7]
+    torch.testing.assert_close(
+        verdict.steps[0, 6:8], (verdict.centroids[0, 7] - verdict.centroids[0, 6]).norm().expand(2)
+    )
+    assert not verdict.empty.any()
+    assert caption_accuracy(video, label, judge)["smooth"].value == 0
+
+
 def test_what_is_no_digit_is_mostly_refused_and_digits_are_not(judge: DigitJudge) -> None:
     rng = torch.Generator().manual_seed(0)
     items = torch.utils.data.default_collate([Glyphs("test", seed=5)[n] for n in range(400)])

@@ -113,6 +113,9 @@ def flicker(video: Tensor) -> float:
 def centroid_steps(video: Tensor) -> Tensor:
     """How far the centre of light of a bright object on black moves from frame to frame.
 
+    Light counts by what it exceeds a quarter of full brightness: faint noise all over a frame, as compression and
+    networks leave it, would else draw the centre to the frame's middle, by pixels.
+
     Parameters
     ----------
     video : Tensor, shape (C, F, H, W), in [-1, 1] or uint8
