@@ -5,5 +5,7 @@ from mmdiff.nn.embeddings import LevelEmbedding as LevelEmbedding
 from mmdiff.nn.embeddings import sinusoidal as sinusoidal
 from mmdiff.nn.film import FiLM as FiLM
 from mmdiff.nn.film import modulate as modulate
+from mmdiff.nn.resample import condense as condense
 from mmdiff.nn.resample import decimate as decimate
 from mmdiff.nn.resample import repeat as repeat
+from mmdiff.nn.resample import stretch as stretch

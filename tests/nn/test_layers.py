@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mmdiff.nn import FiLM, LevelEmbedding, conv, decimate, modulate, repeat, sinusoidal
+from mmdiff.nn import FiLM, LevelEmbedding, condense, conv, decimate, modulate, repeat, sinusoidal, stretch
 
 
 @pytest.fixture
@@ -40,6 +40,18 @@ def test_repeat_equals_nearest_interpolation_and_decimate_undoes_it(dims: int, r
     assert torch.equal(y, functional.interpolate(x, scale_factor=3.0, mode="nearest-exact"))
     assert torch.equal(decimate(y, 3), x)
     assert torch.equal(decimate(y, 2), y[(..., *[slice(None, None, 2)] * dims)])
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_stretch_and_condense_interpolate_between_centres(dims: int, factor: int) -> None:
+    def ramp(length: int) -> torch.Tensor:
+        return torch.arange(length, dtype=torch.float32).expand(1, 2, *[length] * dims)
+
+    old, new = torch.arange(4.0), (torch.arange(4.0 * factor) + 0.5) / factor - 0.5
+    torch.testing.assert_close(stretch(ramp(4), factor)[0, 0].flatten()[: 4 * factor], new.clamp(0, old[-1]))
+    middle = torch.arange(4.0) * factor + (factor - 1) / 2
+    torch.testing.assert_close(condense(ramp(4 * factor), factor)[0, 0].flatten()[:4], middle)
 
 
 def test_sinusoidal_against_numpy() -> None:

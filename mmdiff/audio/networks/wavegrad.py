@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdiff.errors import InputError
-from mmdiff.nn import FiLM, conv, decimate, modulate, repeat
+from mmdiff.nn import FiLM, condense, conv, decimate, modulate, repeat, stretch
 from mmdiff.registry import register
 
 WIDE = (1, 2, 4, 8)
@@ -22,10 +22,11 @@ class UpBlock(nn.Module):
     """Two residual steps that raise the resolution of the spectrogram path (paper figure 4, "UBlock")."""
 
     def __init__(
-        self, inputs: int, outputs: int, factor: int, dilations: Sequence[int], slope: float
+        self, inputs: int, outputs: int, factor: int, dilations: Sequence[int], linear: bool, slope: float
     ) -> None:
         super().__init__()
         self.factor = factor
+        self.enlarge = stretch if linear else repeat
         self.slope = slope
         self.shortcut = (
             nn.Identity() if inputs == outputs and factor == 1 else _orthogonal(conv(1, inputs, outputs, 1))
@@ -37,9 +38,9 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Map ``(B, inputs, L)`` to ``(B, outputs, L * factor)``; shift and scale have the latter shape."""
-        # A 1-tap convolution and a repetition commute: do the convolution at the lower rate.
-        shortcut = repeat(self.shortcut(x), self.factor)
-        h = self.convs[0](repeat(functional.leaky_relu(x, self.slope), self.factor))
+        # A 1-tap convolution and an interpolation commute: do the convolution at the lower rate.
+        shortcut = self.enlarge(self.shortcut(x), self.factor)
+        h = self.convs[0](self.enlarge(functional.leaky_relu(x, self.slope), self.factor))
         y = shortcut + self.convs[1](self._modulated(h, shift, scale))
         h = self.convs[2](self._modulated(y, shift, scale))
         out: Tensor = y + self.convs[3](self._modulated(h, shift, scale))
@@ -52,10 +53,13 @@ class UpBlock(nn.Module):
 class DownBlock(nn.Module):
     """One residual step that lowers the resolution of the waveform path (paper figure 5, "DBlock")."""
 
-    def __init__(self, inputs: int, outputs: int, factor: int, strided: bool, slope: float) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, factor: int, strided: bool, linear: bool, slope: float
+    ) -> None:
         super().__init__()
         self.factor = factor
         self.strided = strided
+        self.reduce = condense if linear else decimate
         self.slope = slope
         self.shortcut = (
             nn.Identity() if inputs == outputs and factor == 1 else _orthogonal(conv(1, inputs, outputs, 1))
@@ -71,8 +75,8 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, inputs, L)`` to ``(B, outputs, L / factor)``."""
-        shortcut: Tensor = self.shortcut(decimate(x, self.factor))  # a 1-tap convolution with a stride
-        x = x if self.strided else decimate(x, self.factor)
+        shortcut: Tensor = self.shortcut(self.reduce(x, self.factor))  # a 1-tap convolution with a stride
+        x = x if self.strided else self.reduce(x, self.factor)
         for layer in self.convs:
             x = layer(functional.leaky_relu(x, self.slope))
         return shortcut + x
@@ -121,11 +125,15 @@ class WaveGrad(nn.Module):
         Factor on the noise level before its sinusoidal code: 5000 in the paper, 1 in lmnt's implementation.
     slope : float
         Slope of the leaky ReLU below zero.
+    linear : bool
+        Change resolutions by linear interpolation (the ivanvovk implementation), or else by repeating and
+        dropping samples. Not with ``strided``.
 
     Raises
     ------
     InputError
-        The sequences' lengths do not fit together, or a count is not positive.
+        The sequences' lengths do not fit together, a count is not positive, or both kinds of downsampling are
+        asked for.
     """
 
     def __init__(
@@ -142,8 +150,11 @@ class WaveGrad(nn.Module):
         strided: bool = True,
         level_scale: float = 5000.0,
         slope: float = 0.2,
+        linear: bool = False,
     ) -> None:
         super().__init__()
+        if strided and linear:
+            raise InputError("strided=True and linear=True must not go together; choose one downsampling")
         _check_lengths(factors, up_channels, down_channels, dilations)
         counts = (n_mels, *factors, *up_channels, *down_channels, mel_channels, wave_channels)
         _check_counts((*counts, up_repeats, down_repeats), (wave_channels, *down_channels))
@@ -157,7 +168,7 @@ class WaveGrad(nn.Module):
         width = wave_channels
         for channels, factor in zip(down_channels, reversed(factors[1:]), strict=True):
             for n in range(down_repeats):
-                block = DownBlock(width, channels, factor if n == 0 else 1, strided, slope)
+                block = DownBlock(width, channels, factor if n == 0 else 1, strided, linear, slope)
                 self.down.append(block)
                 width = channels
         self.film = nn.ModuleList(
@@ -169,7 +180,7 @@ class WaveGrad(nn.Module):
         width = mel_channels
         for channels, factor, taps in zip(up_channels, factors, dilations, strict=True):
             for n in range(up_repeats):
-                self.up.append(UpBlock(width, channels, factor if n == 0 else 1, taps, slope))
+                self.up.append(UpBlock(width, channels, factor if n == 0 else 1, taps, linear, slope))
                 width = channels
         self.out = _orthogonal(conv(1, width, 1, 3))
 
