@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ def drop_condition(
     null_cond: Mapping[str, Any],
     probability: float,
     *,
+    groups: Sequence[Sequence[str]] | None = None,
     generator: torch.Generator | None = None,
 ) -> dict[str, Any]:
     """Replace the conditions of randomly chosen items by null: training for classifier-free guidance.
@@ -24,9 +25,12 @@ def drop_condition(
     ----------
     cond : mapping of str to Tensor, shape (B, ...)
     null_cond : mapping
-        As for :class:`ClassifierFree`, tensors or numbers; an item loses all of these at once.
+        As for :class:`ClassifierFree`, tensors or numbers.
     probability : float in [0, 1]
-        Of an item losing its condition; 0.1 to 0.2 is usual.
+        Of an item losing the conditions of a group; 0.1 to 0.2 is usual.
+    groups : sequence of sequences of str, optional
+        Names in ``null_cond`` that an item loses together. Each group is drawn for by itself, in this order, and a
+        name may be in several. Default: all of them are one group.
     generator : torch.Generator, optional
 
     Returns
@@ -37,7 +41,7 @@ def drop_condition(
     Raises
     ------
     InputError
-        The probability is out of range, or a condition is missing or no tensor.
+        The probability is out of range, a condition is missing or no tensor, or a group names what has no null.
     """
     if not 0 <= probability <= 1:
         raise InputError(f"probability={probability} must be in [0, 1]; 0.1 is usual")
@@ -46,12 +50,19 @@ def drop_condition(
         raise InputError(
             f"null_cond names {sorted(null_cond)}: each must be a tensor among the conditions {sorted(cond)}"
         )
+    groups = [list(null_cond)] if groups is None else groups
+    if unknown := sorted({name for group in groups for name in group} - set(null_cond)):
+        raise InputError(
+            f"groups name {', '.join(unknown)}, but must be of names in null_cond: {sorted(null_cond)}"
+        )
     batch, device = len(values[0]), values[0].device
-    null = without_condition(cond, null_cond, batch)
     source = device if generator is None else generator.device
-    drop = (torch.rand(batch, generator=generator, device=source) < probability).to(device)
-    dropped = {name: torch.where(per_item(drop, cond[name]), null[name], cond[name]) for name in null_cond}
-    return {**cond, **dropped}
+    kept = dict(cond)
+    for group in groups:
+        drop = (torch.rand(batch, generator=generator, device=source) < probability).to(device)
+        null = without_condition(kept, {name: null_cond[name] for name in group}, batch)
+        kept |= {name: torch.where(per_item(drop, kept[name]), null[name], kept[name]) for name in group}
+    return kept
 
 
 def without_condition(cond: Mapping[str, Any], null_cond: Mapping[str, Any], batch: int) -> dict[str, Any]:

@@ -117,6 +117,10 @@ class CaptionEncoder(Conditioner):
         """Return ids of the empty caption."""
         return torch.zeros_like(value)
 
+    def absent(self, x: Tensor) -> Tensor:
+        """Return ids of an empty caption for each clip."""
+        return torch.zeros(len(x), self.length, dtype=torch.int64, device=x.device)
+
     def ids(self, captions: Sequence[str | None]) -> Tensor:
         """Pieces of captions: int64 (N, length), 0 after the last; None and "" are no caption."""
         rows = torch.zeros(len(captions), self.length, dtype=torch.int64)

@@ -19,6 +19,9 @@ from mmdiff.errors import InputError
 from mmdiff.registry import register
 from mmdiff.video.small import enlarge
 
+PIXEL_CONDITIONS = ("known", "small")
+"""Conditions that edits give, not users: guidance leaves them as they are."""
+
 
 class Told(NamedTuple):
     """A condition in the network's terms. S is 1, or 1 + stills: the clip, then each still.
@@ -57,9 +60,9 @@ class Conditioner(nn.Module, ABC):
     def null(self, value: Tensor) -> Tensor:
         """What stands for the condition's absence, shaped like ``value``."""
 
-    def absent(self, x: Tensor) -> Tensor | None:
-        """Value for a call that leaves the condition out; None where nothing need be said."""
-        return None
+    @abstractmethod
+    def absent(self, x: Tensor) -> Tensor:
+        """What stands for the condition's absence in a call that leaves it out."""
 
 
 class _Choice(Conditioner):
@@ -96,6 +99,10 @@ class ClassCondition(_Choice):
         """Embed classes: int64 (B,) or (B, 1 + stills), in 0 ... ``classes`` (the last is none of them)."""
         return Told(vector=self.embed(value if value.ndim == 2 else value[:, None]))
 
+    def absent(self, x: Tensor) -> Tensor:
+        """Return the index after the last class for each clip."""
+        return torch.full((len(x),), self.count, device=x.device)
+
 
 @register
 class ActionCondition(_Choice):
@@ -120,6 +127,10 @@ class ActionCondition(_Choice):
                 f"actions={tuple(value.shape)} must hold one for each of the clip's {x.shape[2]} frames"
             )
         return Told(vector=self.embed(value))
+
+    def absent(self, x: Tensor) -> Tensor:
+        """Return the index after the last action for each frame."""
+        return torch.full((len(x), x.shape[2]), self.count, device=x.device)
 
 
 @register
@@ -248,8 +259,7 @@ class ConditionedNetwork(nn.Module):
         told = []
         for name, conditioner in self.conditioners.items():  # in their own order: planes are stacked
             value = conditions[name] if name in conditions else conditioner.absent(x)  # type: ignore[operator]
-            if value is not None:
-                told.append(conditioner(value, x))
+            told.append(conditioner(value, x))
         joined = _join(told, x.shape[2], stills)
         return self.network(x, level, positions=positions, stills=stills, **joined)
 

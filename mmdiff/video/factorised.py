@@ -260,6 +260,10 @@ class VectorCondition(Conditioner):
         """Return nan, which :class:`FactorisedUNet` replaces by what it learned for absence."""
         return torch.full_like(value, math.nan)
 
+    def absent(self, x: Tensor) -> Tensor:
+        """Return nan for each clip."""
+        return x.new_full((len(x), self.width), math.nan)
+
 
 def _check(
     channels: int,

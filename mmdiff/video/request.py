@@ -14,13 +14,17 @@ from mmdiff.diffusion.grids import GRIDS
 from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.errors import InputError
 from mmdiff.video.checks import as_prompts, as_seeds, check_count, check_interval, check_number
-from mmdiff.video.conditioning import ActionCondition, ClassCondition, ConditionedNetwork, Conditioner
+from mmdiff.video.conditioning import (
+    PIXEL_CONDITIONS,
+    ActionCondition,
+    ClassCondition,
+    ConditionedNetwork,
+    Conditioner,
+)
 from mmdiff.video.edits import Edit
 from mmdiff.video.model import ClipModel
 
 METHODS = ("trained", "reconstruction", "replacement")
-PIXEL_CONDITIONS = ("known", "small")
-"""Conditions that edits give, not users."""
 Prompt = str | Sequence[str | None] | None
 
 
@@ -188,7 +192,7 @@ def make_request(
             if (value := getattr(edit, name)) is not None and len(value) > 1
         }
         edit = dataclasses.replace(edit, **repeat)
-    conditions = _conditions(model, prompts, values, base, edit.frames)
+    conditions = _conditions(model, prompts, values, base)
     return Request(
         edit=edit,
         prompts=tuple(p for p in prompts for _ in range(num)),
@@ -233,21 +237,12 @@ def _tensor(model: ClipModel, name: str, value: Any, frames: int) -> Tensor:
 
 
 def _conditions(
-    model: ClipModel, prompts: Sequence[str | None], values: Mapping[str, Tensor], count: int, frames: int
+    model: ClipModel, prompts: Sequence[str | None], values: Mapping[str, Tensor], count: int
 ) -> dict[str, Tensor]:
-    """One value of each condition for each item; what was not given is told to be absent, as in training."""
-    found: dict[str, Tensor] = {}
-    for name, conditioner in _conditioners(model).items():
-        if model.captions is not None and name == model.captions.name:
-            found[name] = model.caption_ids(prompts)
-        elif name in values:
-            found[name] = values[name].expand(count, *values[name].shape[1:])
-        elif isinstance(conditioner, ClassCondition):
-            found[name] = conditioner.null(torch.zeros(count, dtype=torch.int64))
-        elif isinstance(conditioner, ActionCondition):
-            found[name] = conditioner.null(torch.zeros(count, frames, dtype=torch.int64))
-    if "vector" in values and not isinstance(model.network, ConditionedNetwork):
-        found["vector"] = values["vector"].expand(count, -1)
+    """One value for each item of each condition that was given; the network takes the others to be absent."""
+    found = {name: value.expand(count, *value.shape[1:]) for name, value in values.items()}
+    if model.captions is not None:
+        found[model.captions.name] = model.caption_ids(prompts)
     return found
 
 

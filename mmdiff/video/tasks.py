@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from mmdiff.diffusion.objectives import Objective
 from mmdiff.diffusion.schedules import Levels
 from mmdiff.diffusion.times import LogNormal, Stratified
 from mmdiff.errors import InputError
-from mmdiff.video.conditioning import ConditionedNetwork
+from mmdiff.video.conditioning import PIXEL_CONDITIONS, ConditionedNetwork
 from mmdiff.video.model import ClipModel
 from mmdiff.video.text import text_features
 
@@ -48,6 +48,24 @@ def batch_conditions(
     return cond
 
 
+def left_out(names: Iterable[str]) -> list[list[str]]:
+    """Which conditions training leaves out together, and which alone: as sampling does.
+
+    Guidance compares with a clip of which nothing is said (no caption, class or actions), while given frames and
+    small clips stay; whoever asks for a clip may say some things and not others; and the first block of a long
+    video has no frames given.
+
+    Returns
+    -------
+    list of list of str
+        Groups for :func:`mmdiff.diffusion.conditions.drop_condition`. One condition is one group.
+    """
+    names = list(names)
+    said = [name for name in names if name not in PIXEL_CONDITIONS]
+    alone = [name for name in names if name not in said or len(said) > 1]
+    return [said] * bool(said) + [[name] for name in alone]
+
+
 class ClipTask(nn.Module):
     """Train a :class:`ClipModel` on clips with their conditions, and on single images at once.
 
@@ -58,7 +76,8 @@ class ClipTask(nn.Module):
         Mean and standard deviation of ln(σ/α) for images. The frames of a clip show nearly the same, so F of
         them see through noise √F times as strong: their mean is ln √F more.
     drop : float in [0, 1]
-        Share of items trained without their conditions, for classifier-free guidance.
+        Share of items trained without what is said of them, for classifier-free guidance. Of several conditions
+        each is also left out by itself so often: see :func:`left_out`.
     still_weight : float >= 0
         Weight of the images' loss.
     text : callable, optional
@@ -116,7 +135,8 @@ class ClipTask(nn.Module):
         network = self.model.network
         named = {name: value for name, value in cond.items() if name != "positions"}
         if named and isinstance(network, ConditionedNetwork):
-            named = drop_condition(named, network.nulls(named), self.drop, generator=generator)
+            nulls = network.nulls(named)
+            named = drop_condition(named, nulls, self.drop, groups=left_out(nulls), generator=generator)
             cond = {**cond, **named}
         x0 = self.model.to_model(video)
         objective = self.objective(video.shape[2])

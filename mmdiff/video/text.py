@@ -87,6 +87,10 @@ class TextFeatures(Conditioner):
         """Return features of the empty caption."""
         return torch.zeros_like(value)
 
+    def absent(self, x: Tensor) -> Tensor:
+        """Return features of an empty caption for each clip."""
+        return x.new_zeros((len(x), 1, self.features))
+
 
 class TextEncoder:
     """A pretrained text encoder of Hugging Face's ``transformers``, frozen: captions to features.

@@ -14,11 +14,10 @@ from mmdiff.diffusion.objectives import Objective
 from mmdiff.diffusion.samplers import sample
 from mmdiff.training.data import IndexedData
 from mmdiff.training.log import Validation
-from mmdiff.video.conditioning import ConditionedNetwork
+from mmdiff.video.conditioning import PIXEL_CONDITIONS, ConditionedNetwork
 from mmdiff.video.data import collate_clips
 from mmdiff.video.metrics.pictures import psnr, ssim
 from mmdiff.video.model import ClipModel
-from mmdiff.video.request import PIXEL_CONDITIONS
 from mmdiff.video.sheet import contact_sheet
 from mmdiff.video.small import enlarge
 from mmdiff.video.tasks import TextFunction, batch_conditions

@@ -208,6 +208,18 @@ def test_dropping_conditions_hits_the_right_share_and_whole_items() -> None:
         drop_condition({"text": None}, null, 0.5)
 
 
+def test_conditions_are_dropped_in_groups_each_by_its_own_draw() -> None:
+    cond = {"text": torch.ones(1000, 3), "label": torch.ones(1000, dtype=torch.long)}
+    null = {"text": 0.0, "label": 7}
+    kept = drop_condition(cond, null, 0.4, groups=[["text", "label"], ["label"]], generator=seeded())
+    both, label = torch.rand(2, 1000, generator=seeded()) < 0.4
+    assert torch.equal(kept["text"][:, 0] == 0, both)
+    assert torch.equal(kept["label"] == 7, both | label)
+    assert drop_condition(cond, null, 1.0, groups=[]) == cond
+    with pytest.raises(InputError, match="groups name rate, but must be"):
+        drop_condition(cond, null, 0.4, groups=[["rate"]])
+
+
 def test_wrong_settings_say_what_to_do() -> None:
     with pytest.raises(InputError, match=r"rescale=2 must be in \[0, 1\]"):
         ClassifierFree(lambda x, t: x, 2.0, {"label": 0}, rescale=2)

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
-from mmdiff.video.conditioning import ActionCondition, ClassCondition, ConditionedNetwork, Conditioner
+from mmdiff.video.conditioning import (
+    ActionCondition,
+    ClassCondition,
+    ConditionedNetwork,
+    Conditioner,
+    KnownFrames,
+)
 from mmdiff.video.model import ClipModel
 from mmdiff.video.tasks import ClipTask, batch_conditions
 from mmdiff.video.unet import SpaceTimeUNet
@@ -123,26 +129,43 @@ def test_captions_that_nothing_reads_are_left_out(rng: torch.Generator) -> None:
     assert batch_conditions(model, {"video": clips(rng), "caption": CAPTIONS}) == {}
 
 
-@pytest.mark.parametrize("drop", [0.0, 0.3, 1.0])
-def test_so_many_items_lose_all_their_conditions_at_once(drop: float, rng: torch.Generator) -> None:
-    model = listening(ClassCondition(4, 8), ActionCondition(3, 8))
-    given = {
-        "label": torch.zeros(2000, dtype=torch.int64),
-        "actions": torch.zeros(2000, 1, dtype=torch.int64),
-    }
-    video = torch.zeros(2000, 3, 1, 1, 1)
-    ClipTask(model, drop=drop)({"video": video, **given, "positions": torch.zeros(2000, 1).long()}, rng)
+def told_of(drop: float, count: int, *conditioners: Conditioner) -> dict[str, Tensor]:
+    """Which of ``count`` items keep each condition in training, (count,) of bool."""
+    model = listening(*conditioners)
+    batch = {"video": torch.zeros(count, 3, 1, 1, 1)}
+    for place, (name, own) in enumerate(model.network.conditioners.items()):
+        if name == "known":
+            batch[name] = torch.ones(count, 4, 1, 1, 1)
+            continue
+        batch[name] = torch.zeros(count, 1).long()
+        nn.init.zeros_(own.embed.weight)
+        own.embed.weight.data[0, place] = 1  # each fills a place of the sum
+    ClipTask(model, drop=drop)(batch, torch.Generator().manual_seed(4))
     (call,) = model.network.network.calls
-    conditioners = model.network.conditioners
-    told, null = (
-        conditioners["label"].embed.weight[a] + conditioners["actions"].embed.weight[b]
-        for a, b in ((0, 0), (4, 3))
-    )
-    vector = call["vector"][:, 0]
-    lost = (vector - null).abs().amax(1) < 1e-5
-    kept = (vector - told).abs().amax(1) < 1e-5
-    assert (lost | kept).all()
-    assert math.isclose(lost.float().mean(), drop, abs_tol=0.04)
+    kept = {name: call["vector"][:, 0, n] > 0 for n, name in enumerate(model.conditions) if name != "known"}
+    return kept | ({"known": call["planes"][:, -1, 0, 0, 0] > 0} if "known" in batch else {})
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.3, 1.0])
+def test_one_condition_is_left_out_of_so_many_items_by_the_first_numbers_drawn(drop: float) -> None:
+    kept = told_of(drop, 2000, ClassCondition(4, 8))["label"]
+    drawn = torch.rand(2000, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(kept, drawn >= drop)
+
+
+def test_what_is_said_is_left_out_together_and_alone_and_given_frames_by_themselves() -> None:
+    p = 0.3
+    kept = told_of(p, 8000, ClassCondition(4, 8), ActionCondition(3, 8), KnownFrames(3))
+    share = {
+        (True, True): (1 - p) ** 3,
+        (True, False): (1 - p) ** 2 * p,
+        (False, True): (1 - p) ** 2 * p,
+        (False, False): p + (1 - p) * p**2,  # what guidance compares with
+    }
+    for said, expected in share.items():
+        for known, other in ((True, 1 - p), (False, p)):
+            found = (kept["label"] == said[0]) & (kept["actions"] == said[1]) & (kept["known"] == known)
+            assert math.isclose(found.float().mean(), expected * other, abs_tol=0.015), (said, known)
 
 
 def test_images_are_trained_on_beside_the_clips(rng: torch.Generator) -> None:
