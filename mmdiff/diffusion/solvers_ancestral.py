@@ -33,6 +33,7 @@ def ddpm(
     callback: Callback | None = None,
     variance: Literal["small", "large", "learned"] = "small",
     noise_scale: float = 1.0,
+    limit: float | Tensor | None = None,
     **cond: Any,
 ) -> Tensor:
     """Ancestral sampling (Ho et al. 2006.11239, algorithm 2): draw from q(x_s | x_t, x̂0), step by step.
@@ -48,6 +49,9 @@ def ddpm(
         a step into σ = 0.
     noise_scale : float
         Standard deviation of the fresh noise, over the right one.
+    limit : float or Tensor, > 0, optional
+        Largest absolute value of the state, clipped to it after each step, as LMNT's vocoders do; broadcast to
+        x. It cuts the noise too: to restrict the estimates of the data, clamp those in the denoiser.
 
     Returns
     -------
@@ -73,6 +77,9 @@ def ddpm(
         x = of_x * x + of_x0 * x0
         if q.sigma > 0:
             x = x + noise_scale * std * draw_noise(x.shape, x, generator)
+        if limit is not None:
+            most = torch.as_tensor(limit, dtype=x.dtype, device=x.device)
+            x = x.clamp(-most, most)
         walk.report(i, x, x0)
     return x
 

@@ -205,3 +205,26 @@ WRONG = [
 def test_mistakes_are_named(wrong, message):
     with pytest.raises(InputError, match=message):
         sample(DATA.denoiser(CosineVP()), (2, 1, 3), **{"schedule": CosineVP(), "steps": 3, **wrong})
+
+
+@pytest.mark.parametrize("limit", [0.5, torch.tensor([[0.1, 0.2, 0.5, 3.0]])], ids=["number", "tensor"])
+def test_ddpm_clips_the_state_to_a_limit_after_each_step(limit):
+    def states(**options: object) -> list[Tensor]:
+        seen: list[Tensor] = []
+        sample(
+            lambda x, t: torch.full_like(x, 0.8),
+            (2, 1, 4),
+            schedule=BetaTable(wavegrad_betas()),
+            sampler="ddpm",
+            steps=5,
+            seeds=[0, 1],
+            options=options,
+            callback=lambda step, steps, t, x, x0: seen.append(x),
+        )
+        return seen
+
+    free, kept = states(), states(limit=limit)
+    bound = torch.as_tensor(limit)
+    torch.testing.assert_close(kept[0], free[0].clamp(-bound, bound))
+    assert all(bool((state.abs() <= bound).all()) for state in kept)
+    assert any(bool((state.abs() > bound).any()) for state in free)
