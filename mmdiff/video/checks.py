@@ -39,6 +39,17 @@ def check_tensor(name: str, value: Any) -> None:
         )
 
 
+def check_steps(positions: Tensor) -> None:
+    """Refuse places (B, F) of frames in their videos whose steps are not the same for every clip."""
+    steps = positions.diff(dim=-1)
+    if (steps != steps[:1]).any():
+        one, other = steps[0].tolist(), steps[(steps != steps[:1]).any(1)][0].tolist()
+        raise InputError(
+            f"positions must go in the same steps for all clips of a batch, not {one} and {other}: "
+            "give them one stride, or batches of their own"
+        )
+
+
 def as_prompts(prompt: Any) -> list[str | None]:
     """One prompt or several, as a list.
 

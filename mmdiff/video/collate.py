@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmdiff.errors import InputError
+from mmdiff.video.checks import check_steps
 
 
 def collate_clips(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -28,7 +29,8 @@ def collate_clips(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Raises
     ------
     InputError
-        Items differ in their keys or the shapes of their tensors.
+        Items differ in their keys, the shapes of their tensors, or the steps of their ``positions``: attention
+        across frames takes one distance for all clips.
 
     Examples
     --------
@@ -38,7 +40,11 @@ def collate_clips(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     if any(item.keys() != items[0].keys() for item in items):
         raise InputError(f"items must have the same keys, not {sorted({tuple(item) for item in items})}")
-    return {key: _joined(key, [item[key] for item in items]) for key in items[0]}
+    batch = {key: _joined(key, [item[key] for item in items]) for key in items[0]}
+    places = batch.get("positions")
+    if isinstance(places, Tensor) and places.ndim == 2:
+        check_steps(places)
+    return batch
 
 
 def _joined(key: str, values: list[Any]) -> Any:

@@ -13,6 +13,7 @@ from mmdiff.errors import InputError
 from mmdiff.nn import conv, sinusoidal
 from mmdiff.nn.group_norm import group_norm_silu
 from mmdiff.registry import register
+from mmdiff.video.checks import check_steps
 from mmdiff.video.layers import Embedded, Layout, Mixing, ResidualBlock, TemporalConv
 
 MIXINGS = ("space", "time", "joint", "tokens", "shift")
@@ -58,8 +59,8 @@ class SpaceTimeUNet(nn.Module):
     Raises
     ------
     InputError
-        ``widths`` and ``mixing`` differ in length, a mixing layer is unknown, or ``head_width`` does not divide the
-        width of a level that has attention.
+        ``widths`` and ``mixing`` differ in length, a mixing layer is unknown, a width is no multiple of 8, or
+        ``head_width`` does not divide the width of a level that has attention.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class SpaceTimeUNet(nn.Module):
         Raises
         ------
         InputError
-            A shape breaks its rule.
+            A shape breaks its rule; or positions on the CPU differ in their steps.
         """
         batch, frames = len(x), x.shape[2]
         layout = self._layout(x, positions, stills)
@@ -184,6 +185,8 @@ class SpaceTimeUNet(nn.Module):
                 f"positions={tuple(positions.shape)} must be ({frames},) or ({batch}, {frames}): one for each "
                 "frame that is no still"
             )
+        if positions.ndim == 2 and positions.device.type == "cpu":  # to look would make other devices wait
+            check_steps(positions)
         return Layout(batch, frames, stills, positions.to(x.device).expand(batch, -1), self.span)
 
     def _body(self, h: Tensor, layout: Layout, embedded: Embedded) -> Tensor:

@@ -809,6 +809,14 @@ def test_batches_stack_tensors_and_numbers_and_keep_captions():
         collate_clips([items[0], {**items[1], "video": torch.zeros(3, 2, 8, 8)}])
 
 
+def test_batches_hold_clips_of_one_stride_from_any_place():
+    near, far, sparse = ([{"positions": n + step * torch.arange(3)} for n in (0, 5)] for step in (1, 2, 3))
+    for clips in (near, far, sparse):
+        assert torch.equal(collate_clips(clips)["positions"], torch.stack([c["positions"] for c in clips]))
+    with pytest.raises(InputError, match=r"not \[1, 1\] and \[3, 3\]: give them one stride"):
+        collate_clips([*near, *sparse])
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_deliver_the_same_batches(three, tmp_path, workers):
     data = WithStills(make_clips(three, tmp_path, flip=True), stills=1)

@@ -198,6 +198,11 @@ def test_any_size_that_the_stride_divides(height: int, width: int, rng: torch.Ge
         ((1, 3, 2, 8, 8), {"stills": 2}, "stills=2 must leave at least one"),
         ((1, 3, 2, 8, 8), {"positions": torch.arange(3)}, r"positions=\(3,\) must be \(2,\) or \(1, 2\)"),
         ((1, 3, 3, 8, 8), {"positions": torch.arange(3), "stills": 1}, r"positions=\(3,\) must be \(2,\)"),
+        (
+            (3, 3, 3, 8, 8),
+            {"positions": torch.tensor([[0, 1, 2], [7, 8, 9], [4, 6, 8]])},
+            r"positions must go in the same steps .*, not \[1, 1\] and \[2, 2\]",
+        ),
         ((1, 3, 2, 8, 8), {"planes": torch.zeros(1, 1, 2, 8, 8)}, "must have 0 channels"),
     ],
 )
