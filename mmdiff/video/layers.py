@@ -14,6 +14,9 @@ from mmdiff.nn import conv
 from mmdiff.nn.attention import Attention, Block, rotary_turns
 from mmdiff.nn.group_norm import group_norm_silu
 
+GROUPS = 8
+"""Of group norm: divides the channels of each level."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -104,18 +107,17 @@ class ResidualBlock(nn.Module):
     Parameters
     ----------
     inputs, outputs : int
-        Channels; divisible by ``groups``.
+        Channels; divisible by :data:`GROUPS`.
     embedding : int
         Channels of the vector.
-    groups : int
     """
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, groups: int = 8) -> None:
+    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
         super().__init__()
-        self.norm_in = nn.GroupNorm(groups, inputs)
+        self.norm_in = nn.GroupNorm(GROUPS, inputs)
         self.conv_in = conv(2, inputs, outputs, 3)
         self.steer = nn.Linear(embedding, 2 * outputs)
-        self.norm_out = nn.GroupNorm(groups, outputs)
+        self.norm_out = nn.GroupNorm(GROUPS, outputs)
         self.conv_out = conv(2, outputs, outputs, 3)
         self.skip = conv(2, inputs, outputs, 1) if inputs != outputs else nn.Identity()
         for layer in (self.conv_out, self.steer):

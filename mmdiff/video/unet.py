@@ -14,7 +14,7 @@ from mmdiff.nn import conv, sinusoidal
 from mmdiff.nn.group_norm import group_norm_silu
 from mmdiff.registry import register
 from mmdiff.video.checks import check_steps
-from mmdiff.video.layers import Embedded, Layout, Mixing, ResidualBlock, TemporalConv
+from mmdiff.video.layers import GROUPS, Embedded, Layout, Mixing, ResidualBlock, TemporalConv
 
 MIXINGS = ("space", "time", "joint", "tokens", "shift")
 _ATTENDING = {*MIXINGS} - {"shift"}
@@ -34,7 +34,7 @@ class SpaceTimeUNet(nn.Module):
     channels : int
         Of a frame.
     widths : tuple of int
-        Channels of each level, from the finest; each level halves height and width.
+        Channels of each level, multiples of 8, from the finest; each level halves height and width.
     blocks : int > 0
         Residual blocks a level.
     mixing : tuple of str
@@ -87,7 +87,7 @@ class SpaceTimeUNet(nn.Module):
         self.channels, self.planes, self.checkpointing = channels, planes, checkpointing
         self.stride = patch * 2 ** (len(widths) - 1)
         kinds = [[kind for kind in level.split("+") if kind] for level in mixing]
-        _check_heads(widths, kinds, head_width)
+        _check_widths(widths, kinds, head_width)
 
         self.level = nn.Sequential(nn.Linear(64, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.time = nn.Linear(32, embedding)
@@ -113,7 +113,7 @@ class SpaceTimeUNet(nn.Module):
             self.up.append(stage([2 * width] * blocks, level))
             if level:
                 self.grow.append(conv(2, width, 4 * widths[level - 1], 1))
-        self.norm = nn.GroupNorm(8, widths[0])
+        self.norm = nn.GroupNorm(GROUPS, widths[0])
         self.write = conv(2, widths[0], channels * patch**2, 3)
         nn.init.zeros_(self.write.weight)
         assert self.write.bias is not None
@@ -258,7 +258,12 @@ def _spread(x: Tensor) -> Tensor:
     return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
-def _check_heads(widths: Sequence[int], kinds: Sequence[Sequence[str]], head_width: int) -> None:
+def _check_widths(widths: Sequence[int], kinds: Sequence[Sequence[str]], head_width: int) -> None:
+    if not widths or any(width < 1 or width % GROUPS for width in widths):
+        near = tuple(max(1, round(width / GROUPS)) * GROUPS for width in widths) or (8 * GROUPS,)
+        raise InputError(
+            f"widths={tuple(widths)} must be multiples of {GROUPS}, the groups of group norm; take {near}"
+        )
     attending = [width for width, level in zip(widths, kinds, strict=True) if {*level} & _ATTENDING]
     if head_width < 1 or any(width % head_width for width in attending):
         raise InputError(

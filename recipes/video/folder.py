@@ -113,7 +113,7 @@ def main(
         stride: Take every so many frames of these.
         fit: How videos of another shape come to that size: crop, pad or stretch.
         flip: Mirror half of the clips: auto (not if captions or actions would become wrong), true or false.
-        widths: Channels of the levels, each of half the height and width of the one before; multiples of
+        widths: Channels of the levels, each of half the height and width of the one before; multiples of 8, and of
             ``head_width`` where there is attention.
         mixing: Attention and temporal convolutions at each level.
         patch: Pixels along each side folded into channels.

@@ -228,6 +228,24 @@ def test_widths_that_heads_do_not_divide_are_refused(kind: str) -> None:
     SpaceTimeUNet(3, (8, 32), mixing=("shift", kind), tokens=4, head_width=16)
 
 
+@pytest.mark.parametrize(
+    ("widths", "near"),
+    [
+        ((12, 32), "(16, 32)"),
+        ((4,), "(8,)"),
+        ((30, 20, 100), "(32, 16, 96)"),
+        ((0, 8), "(8, 8)"),
+        ((), "(64,)"),
+    ],
+)
+def test_widths_that_groups_do_not_divide_are_refused(widths: tuple[int, ...], near: str) -> None:
+    with pytest.raises(InputError) as raised:
+        SpaceTimeUNet(3, widths, mixing=("",) * len(widths))
+    assert (
+        str(raised.value) == f"widths={widths} must be multiples of 8, the groups of group norm; take {near}"
+    )
+
+
 # numbers
 
 
