@@ -18,6 +18,8 @@ from mmdiff.video.conditioning import PIXEL_CONDITIONS, ConditionedNetwork
 from mmdiff.video.model import ClipModel
 from mmdiff.video.text import text_features
 
+_FAINTEST = 0.02  # weight: beyond it the error no longer grows
+
 TextFunction = Callable[[Sequence[str | None]], Tensor]
 """Captions to features, as :class:`mmdiff.video.text.TextEncoder` and its cache."""
 
@@ -82,9 +84,11 @@ class ClipTask(nn.Module):
         Weight of the images' loss.
     text : callable, optional
         Text encoder of a model with :class:`mmdiff.video.text.TextFeatures`, or its cache.
-    limit : float > 0
-        Largest weight of the squared error of x0. In the v loss it is 1 + SNR, by which the last traces of noise
-        count more than all a picture shows; a limit of 5 teaches shapes and words sooner.
+    balance : float >= 0, optional
+        Weigh the squared error of x0 with σ^-balance, where σ is the noise level relative to the clip's, σ/(α√F);
+        within [1/50, 1]. The exponent by which the error itself grows gives every noise level an equal share of the
+        loss, and the strokes of a figure, that show at middling noise, more than the v loss gives them. Default: the
+        v loss.
     """
 
     def __init__(
@@ -94,22 +98,25 @@ class ClipTask(nn.Module):
         drop: float = 0.1,
         still_weight: float = 1.0,
         text: TextFunction | None = None,
-        limit: float = math.inf,
+        balance: float | None = None,
     ) -> None:
         super().__init__()
-        self.text, self.limit = text, limit
+        self.text, self.balance = text, balance
         self.model, self.noise, self.drop, self.still_weight = model, noise, drop, still_weight
 
     def objective(self, frames: int) -> Objective:
         """The loss for clips of so many frames; 1 is for images."""
         mean, std = self.noise
         times = Stratified(LogNormal(mean + math.log(frames) / 2, std))
-        return Objective(self.model.denoiser.schedule, target="v", weighting=self._weight, times=times)
+        schedule, balance = self.model.denoiser.schedule, self.balance
+        if balance is None:
+            return Objective(schedule, target="v", times=times)
 
-    def _weight(self, levels: Levels) -> Tensor:
-        """Of the squared v error, which is the squared x0 error times 1 + SNR: 1, or less for the limit's sake."""
-        power = levels.sigma**2 / (levels.alpha**2 + levels.sigma**2)
-        return (self.limit * power).clamp_max(1.0) if math.isfinite(self.limit) else torch.ones_like(power)
+        def weight(levels: Levels) -> Tensor:
+            relative = levels.sigma / (levels.alpha * math.sqrt(frames))
+            return relative.pow(-balance).clamp(_FAINTEST, 1.0)
+
+        return Objective(schedule, target="x0", weighting=weight, times=times)
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch of :func:`mmdiff.video.data.collate_clips`: "loss" and its parts.

@@ -78,7 +78,7 @@ def main(
     pairs: float = 0.08,
     variety: float = 0.3,
     prediction: str = "x0",
-    limit: float = 5.0,
+    balance: float = 1.35,
     ema: float = 0.998,
     steps: int = 13,
     guidance: float = 3.0,
@@ -107,7 +107,7 @@ def main(
         variety: Share of captions in other words.
         prediction: What the network says, x0 or v. A picture that is black but for a figure is easy to say, the
             noise upon it is not.
-        limit: Largest weight of the squared error of x0.
+        balance: Exponent by which the error grows with the noise, here, and its weight falls; see ClipTask.
         ema: Decay of the weight average that is kept.
         steps: Of the finished model's sampler by default.
         guidance: Its guidance by default.
@@ -131,7 +131,7 @@ def main(
     model = ClipModel(conditioned, CosineVP(), prediction, frames=frames, fps=fps, **drawing, **pixels)
     set_compute_dtype(model, pick_compute_dtype(pick_device(device), dtype))
     model.to(memory_format=torch.channels_last)
-    task = ClipTask(model, drop=drop, limit=limit)
+    task = ClipTask(model, drop=drop, balance=balance)
 
     for number, stage in enumerate(stages):
         clips = MovingDigits(
