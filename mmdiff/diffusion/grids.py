@@ -158,6 +158,49 @@ def noise_table_grid(schedule: Schedule, betas: Sequence[float]) -> Tensor:
     return _falling(grid, f"betas={tuple(betas)}", "use larger betas")
 
 
+def searched_grid(schedule: Schedule, log_snr: Sequence[float]) -> Tensor:
+    """Find the times of given log-SNRs, such as those that a search has found with another schedule.
+
+    Processes that differ by their schedule alone are the same process in log-SNR, but for a scale, so a grid
+    that serves one serves the other (Kingma et al. 2021, arXiv:2107.00630, section 5.1).
+
+    Parameters
+    ----------
+    schedule : Schedule
+        What the times shall belong to.
+    log_snr : sequence of float
+        log(alpha²/sigma²) of two times or more, rising; -inf stands for t = 1 and inf for t = 0, whatever the
+        schedule has there. Values beyond the schedule's range are put at its nearer end.
+
+    Returns
+    -------
+    Tensor, shape (steps + 1,), float64
+        Strictly falling.
+
+    Raises
+    ------
+    InputError
+        They do not rise, or several lie beyond one end of the schedule.
+
+    See Also
+    --------
+    mmdiff.diffusion.search : how such grids are found.
+
+    Examples
+    --------
+    >>> from mmdiff.diffusion.schedules import LinearFlow
+    >>> searched_grid(LinearFlow(), [-math.inf, 0.0, math.inf]).tolist()
+    [1.0, 0.5, 0.0]
+    """
+    wanted = torch.as_tensor(log_snr, dtype=torch.float64).flatten()
+    if len(wanted) < 2 or not bool((wanted.diff() > 0).all()):
+        raise InputError(f"log_snr={wanted.tolist()} must be two numbers or more that rise")
+    grid = schedule.time_of_log_snr(wanted)
+    lowest, highest = schedule.log_snr_range
+    what = f"log_snr={wanted.tolist()}, of which the schedule has {lowest:g} .. {highest:g},"
+    return _falling(grid, what, "use a grid searched for a schedule of this range")
+
+
 def _uniform(schedule: Schedule, steps: int, t_min: float, t_max: float) -> Tensor:
     count = torch.arange(steps, -1, -1, dtype=torch.float64)
     return t_min + (t_max - t_min) * (count / steps)
