@@ -9,10 +9,10 @@ from wavegrad.model import DBlock, UBlock
 from wavegrad.model import FiLM as LmntFiLM
 from wavegrad.model import WaveGrad as LmntWaveGrad
 
+from mmdiff.audio.networks.waveform import upsampling_factors
 from mmdiff.audio.networks.wavegrad import WaveGrad
 from mmdiff.audio.networks.wavegrad_presets import (
     lmnt_state,
-    upsampling_factors,
     wavegrad_base,
     wavegrad_large,
     wavegrad_lmnt,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.errors import InputError
 from mmdiff.nn import FiLM, condense, conv, decimate, modulate, repeat, stretch
 from mmdiff.registry import register
@@ -83,7 +85,7 @@ class DownBlock(nn.Module):
 
 
 @register
-class WaveGrad(nn.Module):
+class WaveGrad(WaveformNetwork):
     """Predict the noise in a waveform, given the noise level and a spectrogram.
 
     The noisy waveform goes down through ``len(factors)`` resolutions; the spectrogram comes up through
@@ -136,6 +138,8 @@ class WaveGrad(nn.Module):
         asked for.
     """
 
+    noise_input = "sqrt_alpha_bar"
+
     def __init__(
         self,
         n_mels: int = 128,
@@ -184,6 +188,28 @@ class WaveGrad(nn.Module):
                 width = channels
         self.out = _orthogonal(conv(1, width, 1, 3))
 
+    @property
+    def reach(self) -> int:
+        """Frames to either side: down with the waveform and up again, or by the spectrogram's own convolution."""
+        rate = 1  # samples per position
+        down = 2
+        steering = []
+        for n, block in enumerate(cast("Sequence[DownBlock]", self.down)):
+            if n % self.down_repeats == 0:
+                steering.append((down + 2 * rate, rate))
+            first = 1 if block.strided else block.factor
+            down += first * rate + 6 * rate * block.factor
+            rate *= block.factor
+        steering.append((down + 2 * rate, rate))
+        ups = cast("Sequence[UpBlock]", self.up)
+        up = rate * ups[0].factor  # a frame, by mel_in
+        for n, rise in enumerate(ups):
+            film, rate = steering[len(steering) - 1 - n // self.up_repeats]
+            # a repeated position may stand up to a factor less one beside its source
+            taps = sum(layer.dilation[0] for layer in cast("Sequence[nn.Conv1d]", rise.convs))
+            up = max(up, film) + rate * (taps + rise.factor - 1)
+        return math.ceil((up + 1) / self.hop_length)
+
     def forward(self, x: Tensor, level: Tensor, mel: Tensor) -> Tensor:
         """Predict the noise in x.
 
@@ -206,7 +232,7 @@ class WaveGrad(nn.Module):
         InputError
             The shapes do not fit together.
         """
-        self._check_shapes(x, level, mel)
+        self.check_inputs(x, level, mel)
         x = self.wave_in(x)
         steering = [self.film[0](x, level)]
         for n, down in enumerate(self.down, start=1):
@@ -220,22 +246,6 @@ class WaveGrad(nn.Module):
             h = up(h, shift, scale)
         eps: Tensor = self.out(h)
         return eps
-
-    def _check_shapes(self, x: Tensor, level: Tensor, mel: Tensor) -> None:
-        if mel.ndim != 3 or mel.shape[1] != self.n_mels:
-            raise InputError(
-                f"mel of shape {tuple(mel.shape)} must be (batch, n_mels={self.n_mels}, frames); "
-                "compute it with the model's own mel definition"
-            )
-        batch, _, frames = mel.shape
-        samples = frames * self.hop_length
-        if frames == 0 or x.shape != (batch, 1, samples):
-            raise InputError(
-                f"x of shape {tuple(x.shape)} must be (batch={batch}, 1, samples={samples}): "
-                f"{frames} mel frames times hop_length={self.hop_length}; pad or cut one of the two"
-            )
-        if level.shape != (batch,):
-            raise InputError(f"level of shape {tuple(level.shape)} must be (batch={batch},): one √ᾱ per item")
 
 
 def _orthogonal(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from mmdiff.audio.networks.waveform import upsampling_factors
 from mmdiff.audio.networks.wavegrad import NARROW, WIDE, WaveGrad
 from mmdiff.errors import InputError
 
@@ -60,47 +61,6 @@ def wavegrad_small(n_mels: int = 80, hop_length: int = 256) -> WaveGrad:
         mel_channels=192,
         wave_channels=16,
     )
-
-
-def upsampling_factors(hop_length: int, levels: int = 5) -> tuple[int, ...]:
-    """Split a hop length into upsampling factors, largest first: the coarse end costs least.
-
-    Parameters
-    ----------
-    hop_length : int > 1
-        Samples per spectrogram frame.
-    levels : int > 0
-        Most factors to split into.
-
-    Returns
-    -------
-    tuple of int
-        At most ``levels`` integers above 1 whose product is ``hop_length``.
-
-    Raises
-    ------
-    InputError
-        The hop length is below 2.
-
-    Examples
-    --------
-    >>> upsampling_factors(300), upsampling_factors(256)
-    ((5, 5, 3, 2, 2), (4, 4, 4, 2, 2))
-    """
-    if hop_length < 2:
-        raise InputError(f"hop_length={hop_length} must be at least 2 samples; take the spectrogram's own")
-    factors: list[int] = []
-    rest, prime = hop_length, 2
-    while rest > 1:
-        if rest % prime:
-            prime += 1
-        else:
-            factors.append(prime)
-            rest //= prime
-    while len(factors) > levels:
-        smallest, second, *others = sorted(factors)
-        factors = [smallest * second, *others]
-    return tuple(sorted(factors, reverse=True))
 
 
 def lmnt_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,325 @@
+"""DiffWave: a waveform denoiser of dilated convolutions, for vocoding and for sound of its own (2009.09761)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmdiff.audio.networks.diffwave_tiles import run_layers
+from mmdiff.audio.networks.waveform import WaveformNetwork
+from mmdiff.errors import InputError
+from mmdiff.nn import conv
+from mmdiff.registry import register
+
+CODE = 128
+"""Size of the sinusoidal code of a step, and of a label's embedding (paper, sections 3.1 and 3.2)."""
+MEL_SLOPE = 0.4
+"""Slope below zero of the leaky ReLU between the upsampling layers (paper, section 5.1)."""
+
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+class StepEmbedding(nn.Module):
+    """A step of the diffusion as a vector: sinusoidal code and two layers (paper, section 3.1).
+
+    Parameters
+    ----------
+    width : int > 0
+        Size of the vector.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(CODE, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, step: Tensor) -> Tensor:
+        """Embed steps (B,) >= 0, counted from 0: shape (B, width). Between whole steps the code is interpolated."""
+        low = step.floor()
+        code = torch.lerp(step_code(low), step_code(step.ceil()), (step - low)[:, None]).to(self.first.weight)
+        return functional.silu(self.second(functional.silu(self.first(code))))
+
+
+def step_code(step: Tensor) -> Tensor:
+    """Sines, then cosines, of whole steps (B,) times 10^(4 j / 63), j = 0 ... 63: shape (B, 128).
+
+    Angles reach 10^4 times the step, and are rounded to float32 as by everybody who trains such networks: a step
+    then has the same code whatever the device or the precision of the weights.
+    """
+    angles = (step.float()[:, None] * _frequencies(step.device)).to(step.dtype)
+    return torch.cat((angles.sin(), angles.cos()), 1)
+
+
+@functools.lru_cache(maxsize=16)
+def _frequencies(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        exponents = torch.arange(CODE // 2, device="cpu") * 4.0 / (CODE // 2 - 1)
+        return (10.0**exponents).to(device)
+
+
+class MelUpsampler(nn.Module):
+    """Transposed convolutions over bands and frames that bring a spectrogram to the waveform's rate.
+
+    Parameters
+    ----------
+    factors : sequence of int > 0
+        Upsampling in time by each; their product is the hop length.
+    """
+
+    def __init__(self, factors: Sequence[int]) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList()
+        for factor in factors:
+            margin = (factor + 1) // 2
+            kernel, padding = (3, factor + 2 * margin), (1, margin)
+            self.convs.append(nn.ConvTranspose2d(1, 1, kernel, stride=(1, factor), padding=padding))
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Map (B, n_mels, frames) to (B, n_mels, samples)."""
+        x = mel[:, None]
+        for layer in self.convs:
+            x = functional.leaky_relu(layer(x), MEL_SLOPE)
+        return x[:, 0]
+
+
+class ResidualLayer(nn.Module):
+    """One dilated convolution with a gate, between the sum that goes on and the sum of skips (paper, figure 2).
+
+    Parameters
+    ----------
+    channels : int > 0
+    dilation : int > 0
+        Samples between the three taps.
+    step_width : int > 0
+        Size of the step's vector.
+    n_mels, label_width : int >= 0
+        Size of the conditions; 0 for none.
+    """
+
+    def __init__(self, channels: int, dilation: int, step_width: int, n_mels: int, label_width: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.step = nn.Linear(step_width, channels)
+        self.dilated = _normal(conv(1, channels, 2 * channels, 3, dilation=dilation))
+        self.mel = _normal(conv(1, n_mels, 2 * channels, 1)) if n_mels else None
+        self.label = nn.Linear(label_width, 2 * channels) if label_width else None
+        self.out = _normal(conv(1, channels, 2 * channels, 1))
+
+    def forward(self, x: Tensor, step: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Refine x (B, C, L), given the step's vector and what conditions add (B, 2C, L or 1): x and skip."""
+        y = self.dilated(x + self.step(step)[..., None])
+        gate, signal = (y if bias is None else y + bias).chunk(2, 1)
+        onward, skip = self.out(gate.sigmoid() * signal.tanh()).chunk(2, 1)
+        return (x + onward) * math.sqrt(0.5), skip
+
+
+@register
+class DiffWave(WaveformNetwork):
+    """Predict the noise in a waveform, given the step and, if it has them, a spectrogram and a label.
+
+    Layers of bidirectional dilated convolutions see further and further; each hands part of its result to the next
+    and adds the rest to a sum, which two more layers turn into the noise. It is the network of
+    ``Denoiser(..., prediction="eps", noise_input="aligned_index")``.
+
+    Without gradients, as in sampling, the layers run in place over pieces that fit the processor's cache
+    (:mod:`mmdiff.audio.networks.diffwave_tiles`), and what a spectrogram adds to each layer, the same in
+    all steps, may be computed once by :meth:`prepare`.
+
+    Parameters
+    ----------
+    n_mels : int >= 0
+        Bands of the spectrogram; 0 for generation without one.
+    channels : int > 0
+        Width C of the layers: 64 and 128 in the paper's vocoders, 256 for sound without a spectrogram.
+    layers : int > 0
+        Number of dilated convolutions.
+    cycle : int > 0
+        Dilations are 1, 2, 4 ... 2^(cycle - 1), again and again.
+    factors : sequence of int > 0
+        Upsampling of the spectrogram; their product is the hop length. Not used without one.
+    classes : int >= 0
+        Labels 0 ... classes - 1, with an embedding each and one for none of them; 0 for no labels.
+    step_width : int > 0
+        Size of the step's vector.
+
+    Raises
+    ------
+    InputError
+        A size is out of range.
+    """
+
+    noise_input = "aligned_index"
+
+    def __init__(
+        self,
+        n_mels: int = 80,
+        channels: int = 64,
+        layers: int = 30,
+        cycle: int = 10,
+        factors: Sequence[int] = (16, 16),
+        classes: int = 0,
+        step_width: int = 512,
+    ) -> None:
+        super().__init__()
+        if min(channels, layers, cycle, step_width, *factors) < 1 or min(n_mels, classes) < 0:
+            raise InputError(
+                f"channels={channels}, layers={layers}, cycle={cycle}, factors={tuple(factors)} and step_width="
+                f"{step_width} must be at least 1, n_mels={n_mels} and classes={classes} at least 0"
+            )
+        self.n_mels, self.channels, self.classes = n_mels, channels, classes
+        self.hop_length = math.prod(factors) if n_mels else 1
+        self.wave_in = _normal(conv(1, 1, channels, 1))
+        self.embed_step = StepEmbedding(step_width)
+        self.upsample = MelUpsampler(factors) if n_mels else None
+        self.embed_label = nn.Embedding(classes + 1, CODE) if classes else None
+        self.layers = nn.ModuleList(
+            ResidualLayer(channels, 2 ** (n % cycle), step_width, n_mels, CODE if classes else 0)
+            for n in range(layers)
+        )
+        self.skip_out = _normal(conv(1, channels, channels, 1))
+        self.out = conv(1, channels, 1, 1)
+        nn.init.zeros_(self.out.weight)
+
+    @property
+    def residuals(self) -> Sequence[ResidualLayer]:
+        """The layers, by their own class."""
+        return cast("Sequence[ResidualLayer]", self.layers)
+
+    @property
+    def reach(self) -> int:
+        """Frames to either side: of all dilations, and of the upsampling, which hears the next two frames."""
+        samples = sum(layer.dilation for layer in self.residuals)
+        return math.ceil(samples / self.hop_length) + (2 if self.n_mels else 0)
+
+    def forward(
+        self,
+        x: Tensor,
+        level: Tensor,
+        mel: Tensor | None = None,
+        label: Tensor | None = None,
+        prepared: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the noise in x.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, 1, samples)
+            Noisy waveform.
+        level : Tensor, shape (B,), >= 0
+            Step of the training table, counted from 0 and possibly between two.
+        mel : Tensor, shape (B, n_mels, frames), for a network that has n_mels
+            Spectrogram of ``samples = frames * hop_length``.
+        label : Tensor, shape (B,), int64, for a network that has classes
+            Default: ``classes``, none of them.
+        prepared : Tensor, optional
+            What :meth:`prepare` made of the spectrogram, instead of it.
+
+        Returns
+        -------
+        Tensor, shape (B, 1, samples)
+
+        Raises
+        ------
+        InputError
+            A condition is missing, or of another shape than the network's.
+        """
+        self._check(x, level, mel, label, prepared)
+        step = self.embed_step(level)
+        labels = self._labels(label, len(x))
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            assert prepared is None, "what is prepared is for calls without gradients"
+            return self._plain(x, step, mel, labels)
+        return self._in_place(x, step, mel, labels, prepared)
+
+    def prepare(self, mel: Tensor) -> dict[str, Tensor]:
+        """Compute what the spectrogram adds to each layer: ``prepared`` (B, layers, samples, 2C) of the calls."""
+        if self.upsample is None or torch.is_grad_enabled():
+            return {"mel": mel}
+        local = self._upsampled(mel)
+        dtype = self.compute_dtype or local.dtype
+        shape = (len(local), len(self.layers), local.shape[1], 2 * self.channels)
+        prepared = torch.empty(shape, dtype=dtype, device=local.device)
+        local = local.to(dtype)
+        for n, layer in enumerate(self.residuals):
+            assert layer.mel is not None
+            assert layer.mel.bias is not None
+            assert layer.dilated.bias is not None
+            bias = (layer.mel.bias + layer.dilated.bias).to(dtype)
+            prepared[:, n] = functional.linear(local, layer.mel.weight[..., 0].to(dtype), bias)
+        return {"prepared": prepared}
+
+    def prepared_bytes(self, batch: int, frames: int) -> int:
+        """Memory that the result of :meth:`prepare` takes."""
+        values = batch * frames * self.hop_length * len(self.layers) * 2 * self.channels
+        return values * (self.compute_dtype or self.out.weight.dtype).itemsize if self.n_mels else 0
+
+    def _plain(self, x: Tensor, step: Tensor, mel: Tensor | None, labels: list[Tensor]) -> Tensor:
+        """Run the layers one after the other, for gradients and for compilers."""
+        h = functional.relu(self.wave_in(x))
+        local = None if self.upsample is None else self.upsample(mel)
+        total = torch.zeros_like(h)
+        for n, layer in enumerate(self.residuals):
+            biases = [] if layer.mel is None else [layer.mel(local)]
+            biases += [labels[n][..., None]] if labels else []
+            h, skip = layer(h, step, sum(biases) if biases else None)
+            total = total + skip
+        eps: Tensor = self.out(functional.relu(self.skip_out(total / math.sqrt(len(self.layers)))))
+        return eps
+
+    def _in_place(
+        self, x: Tensor, step: Tensor, mel: Tensor | None, labels: list[Tensor], prepared: Tensor | None
+    ) -> Tensor:
+        """Do the same without keeping anything: positions first, channels last."""
+        with torch.autocast(x.device.type, enabled=False):
+            h = functional.relu(_last(x, self.wave_in))
+            local = self._upsampled(mel) if mel is not None else prepared
+            total = run_layers(self.residuals, h, step, local, labels, self.compute_dtype or h.dtype)
+            h = functional.relu(_last(total.mul_(len(self.layers) ** -0.5).mT, self.skip_out))
+            return _last(h.mT, self.out).mT
+
+    def _upsampled(self, mel: Tensor) -> Tensor:
+        """Spectrogram at the waveform's rate, channels last: (B, samples, n_mels)."""
+        assert self.upsample is not None
+        with torch.autocast(mel.device.type, enabled=False):
+            local: Tensor = self.upsample(mel.to(self.out.weight.dtype))
+        return local.mT.contiguous()
+
+    def _labels(self, label: Tensor | None, batch: int) -> list[Tensor]:
+        """What a label adds to each layer: (B, 2C) each."""
+        if self.embed_label is None:
+            return []
+        if label is None:
+            label = torch.full((batch,), self.classes, device=self.out.weight.device)
+        vector = self.embed_label(label)
+        return [layer.label(vector) for layer in self.residuals if layer.label is not None]
+
+    def _check(
+        self, x: Tensor, level: Tensor, mel: Tensor | None, label: Tensor | None, prepared: Tensor | None
+    ) -> None:
+        if (mel is not None or prepared is not None) != (self.n_mels > 0):
+            state = "needs" if self.n_mels else "takes no"
+            raise InputError(f"mel: this network, with n_mels={self.n_mels}, {state} spectrogram")
+        self.check_inputs(x, level, mel)
+        if label is not None and (self.classes == 0 or label.shape != (len(x),)):
+            raise InputError(
+                f"label of shape {tuple(label.shape)} must be (batch={len(x)},), for a network with classes; "
+                f"this one has {self.classes}"
+            )
+
+
+def _last(x: Tensor, layer: Convolution) -> Tensor:
+    """Apply a 1-tap convolution to (B, channels, L); the result has its channels last."""
+    return functional.linear(x.mT, layer.weight[..., 0], layer.bias)
+
+
+def _normal(layer: Convolution) -> Convolution:
+    """Start from He's normal weights (paper, section 5.1)."""
+    nn.init.kaiming_normal_(layer.weight)
+    return layer
