@@ -7,6 +7,7 @@ few steps of a linear flow sample it; Griffin-Lim and a network that corrects ph
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,13 +18,14 @@ from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.networks.spectral import SubBandNet
 from mmdiff.audio.phase import PhaseNet, griffin_lim, single_pass_phase
 from mmdiff.audio.prior import Bands, bands_on_grid
-from mmdiff.audio.spectral_windows import count_windows, windowed_blocks
+from mmdiff.audio.spectral_windows import count_windows, magnitude_noise, windowed_blocks
 from mmdiff.audio.stft import Stft
 from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.diffusion.schedules import LinearFlow
+from mmdiff.diffusion.solver_tools import DenoiserFn
 from mmdiff.registry import register
 
 # Mean and deviation of sqrt(|X| / M) over speech; with them the diffused state has about zero mean, unit variance.
@@ -103,6 +105,7 @@ class SpectralVocoder(VocoderModel):
     """
 
     default_sampler = "ddim"
+    other_evaluations = 1
     pooling: Tensor
 
     def __init__(
@@ -149,7 +152,7 @@ class SpectralVocoder(VocoderModel):
         return conditions.bands.rescale(magnitude) if conditions.bands.native else magnitude
 
     def sample_magnitude(
-        self, noise: Tensor, conditions: Conditions, steps: int, sampler: str = "ddim"
+        self, noise: Tensor, conditions: Conditions, grid: Tensor, sampler: str = "ddim"
     ) -> Tensor:
         """Draw magnitudes.
 
@@ -158,7 +161,8 @@ class SpectralVocoder(VocoderModel):
         noise : Tensor, shape (B, 1, T, K-1)
             Unit Gaussian times a temperature; zeros give the one-step regression.
         conditions : Conditions
-        steps : int > 0
+        grid : Tensor, shape (n + 1,)
+            Times at which the sampler stops.
         sampler : str
             Any name in :data:`mmdiff.diffusion.samplers.SAMPLERS`.
 
@@ -166,11 +170,12 @@ class SpectralVocoder(VocoderModel):
         -------
         Tensor, shape (B, T, K)
         """
-        schedule = self.denoiser.schedule
-        grid = make_grid("uniform", schedule, steps).to(noise.device)
-        fields = {"prior": conditions.prior, "context": conditions.context}
-        state = SAMPLERS[sampler].fn(self.denoiser, noise, grid, schedule, **fields)
+        schedule, denoise = self.denoiser.schedule, self._denoise(conditions)
+        state = SAMPLERS[sampler].fn(denoise, noise, grid.to(noise.device), schedule)
         return self.from_state(state, conditions)
+
+    def _denoise(self, conditions: Conditions) -> DenoiserFn:
+        return functools.partial(self.denoiser, prior=conditions.prior, context=conditions.context)
 
     def spectrum(
         self,
@@ -217,7 +222,7 @@ class SpectralVocoder(VocoderModel):
         gradient: int = 0,
     ) -> Tensor:
         """Noise (B, 1, T, K-1) to waveform (B, samples) by ``steps`` evaluations; see the class."""
-        magnitude = self.sample_magnitude(noise, conditions, max(1, steps - 1), sampler)
+        magnitude = self.sample_magnitude(noise, conditions, self.grid(steps), sampler)
         start, _ = single_pass_phase(magnitude.detach(), self.stft)
         spectrum = self.spectrum(
             magnitude, start, conditions, samples, correct=steps > 1, differentiable=gradient
@@ -234,6 +239,18 @@ class SpectralVocoder(VocoderModel):
         )
         return mel, spec, [note]
 
+    def grid(self, steps: int) -> Tensor:
+        """Times of the magnitude's sampler for so many network evaluations: equal steps."""
+        return make_grid("uniform", self.denoiser.schedule, max(1, steps - self.other_evaluations))
+
+    def start(
+        self, mel: Tensor, spec: MelSpec, *, seeds: Sequence[int], samples: int
+    ) -> tuple[DenoiserFn, Tensor]:
+        """Denoiser of a short mel's magnitude, and its noise; see :class:`VocoderModel`."""
+        frames = self.stft.frames(samples)
+        conditions = self.conditions(mel, spec, frames)
+        return self._denoise(conditions), magnitude_noise(self, seeds, 0, frames).to(mel.device)
+
     def blocks(
         self,
         mel: Tensor,
@@ -242,14 +259,16 @@ class SpectralVocoder(VocoderModel):
         seeds: Sequence[int],
         samples: int,
         steps: int,
+        grid: Tensor,
         sampler: str,
         temperature: float,
     ) -> Iterator[Tensor]:
         """Yield the waveform in consecutive blocks; see :class:`VocoderModel`."""
         bands = bands_on_grid(mel, spec, self.stft, self.stft.frames(samples))
         return windowed_blocks(
-            self, bands, seeds=seeds, samples=samples, steps=steps, sampler=sampler, temperature=temperature
-        )
+            self, bands, seeds=seeds, samples=samples, steps=steps, grid=grid, sampler=sampler,
+            temperature=temperature,
+        )  # fmt: skip
 
     def count_blocks(self, spec: MelSpec, frames: int, steps: int) -> int:
         """Blocks that :meth:`blocks` yields, up to one."""

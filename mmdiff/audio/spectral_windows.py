@@ -40,6 +40,7 @@ def windowed_blocks(
     seeds: Sequence[int],
     samples: int,
     steps: int,
+    grid: Tensor,
     sampler: str,
     temperature: float,
 ) -> Iterator[Tensor]:
@@ -53,6 +54,8 @@ def windowed_blocks(
     seeds : sequence of int
         One per item.
     samples, steps : int
+    grid : Tensor
+        Times of the magnitude's sampler.
     sampler : str
     temperature : float
 
@@ -69,8 +72,8 @@ def windowed_blocks(
         outer = REACH * steps
         outer_low, outer_high = max(0, low - outer), min(frames, high + outer)
         conditions = model.condition_on(bands.part(outer_low, outer_high))
-        noise = _noise(model, seeds, outer_low, outer_high, temperature).to(bands.values.device)
-        magnitude = model.sample_magnitude(noise, conditions, max(1, steps - 1), sampler)
+        noise = temperature * magnitude_noise(model, seeds, outer_low, outer_high).to(bands.values.device)
+        magnitude = model.sample_magnitude(noise, conditions, grid, sampler)
         inner = slice(low - outer_low, high - outer_low)
         magnitude, conditions = magnitude[:, inner], conditions.part(inner)
         start, window_turns = single_pass_phase(magnitude, model.stft, turns)
@@ -83,6 +86,7 @@ def windowed_blocks(
         yield wave[:, (first - low) * hop : end - low * hop]
 
 
-def _noise(model: SpectralVocoder, seeds: Sequence[int], first: int, last: int, temperature: float) -> Tensor:
+def magnitude_noise(model: SpectralVocoder, seeds: Sequence[int], first: int, last: int) -> Tensor:
+    """Noise that the magnitudes of frames ``first`` … ``last - 1`` are sampled from: (B, 1, T, K-1)."""
     items = [frame_noise(seed, first, last, model.stft.bins - 1) for seed in seeds]
-    return temperature * torch.stack(items)[:, None]
+    return torch.stack(items)[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +63,12 @@ def vocoder_validation(
     return validate
 
 
-def copy_synthesis(vocoder: Vocoder, wave: Tensor, *, steps: int | None = None, seed: int = 0) -> Tensor:
-    """Analyse sound (1, samples) at the vocoder's rate and generate it again, at the same length."""
+def copy_synthesis(vocoder: Vocoder, wave: Tensor, **options: Any) -> Tensor:
+    """Analyse sound (1, samples) at the vocoder's rate and generate it again, at the same length.
+
+    ``options`` are those of :meth:`Vocoder.__call__`.
+    """
     mel = vocoder.mel(wave, vocoder.sample_rate)
-    result = vocoder(mel, mel_spec=vocoder.mel_spec, steps=steps, seed=seed, samples=wave.shape[1])
+    result = vocoder(mel, mel_spec=vocoder.mel_spec, samples=wave.shape[1], **options)
     assert isinstance(result, Tensor)
     return result

@@ -17,6 +17,7 @@ from mmdiff.audio.mel_files import MEL_SUFFIXES, read_mel
 from mmdiff.audio.mel_stream import stream_mel
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.errors import InputError
+from mmdiff.media.grid_tables import GridSource
 from mmdiff.progress import track
 
 BLOCK_SECONDS = 10.0
@@ -70,6 +71,7 @@ def vocode_file(
     mel_spec: MelSpec | None = None,
     steps: int | None = None,
     sampler: str | None = None,
+    grid: GridSource | None = None,
     seed: int = 0,
     temperature: float = 1.0,
     progress: bool = False,
@@ -85,7 +87,7 @@ def vocode_file(
         Its folder must exist. A batch of n > 1 spectrograms gives n files, numbered before the suffix.
     mel_spec : MelSpec, optional
         Definition to read or to compute the spectrogram by. Default: what the file states, else the model's.
-    steps, sampler, seed, temperature
+    steps, sampler, grid, seed, temperature
         As for :meth:`Vocoder.__call__`; the items of a batch take ``seed``, ``seed + 1``, ...
     progress : bool
         Show progress bars for long sound.
@@ -118,22 +120,21 @@ def vocode_file(
             raise InputError(
                 f"path={str(source)!r} has 1 frame, which lasts no time: there must be at least 2"
             )
+    sampling = voc.sampling(steps, sampler, grid)
     for i, mel in enumerate(mels):
         path = target if len(mels) == 1 else target.with_stem(f"{target.stem}-{i}")
         blocks = voc.stream(
             mel[None],
             mel_spec=spec,
-            steps=steps,
-            sampler=sampler,
             seed=seed + i,
             temperature=temperature,
             samples=samples,
             measured=True,  # or has been checked, all items together
             progress=progress,
+            **sampling._asdict(),
         )
         length, elapsed = _write(path, blocks, voc.sample_rate)
-        used = steps or int(voc.model.default_steps)
-        yield Vocoded(source, path, length, elapsed, used, (*notes, *voc.notes), mel, spec, is_copy)
+        yield Vocoded(source, path, length, elapsed, sampling.steps, (*notes, *voc.notes), mel, spec, is_copy)
 
 
 def analyse(path: Path, spec: MelSpec, *, progress: bool = False) -> tuple[Tensor, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +13,20 @@ from mmdiff.audio.mel_check import Checked, check
 from mmdiff.audio.resampling import resample
 from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
+from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.errors import InputError
+from mmdiff.media.grid_tables import GridSource, find_grid, find_table
 from mmdiff.progress import track
+
+
+class Sampling(NamedTuple):
+    """How a waveform is sampled, decided."""
+
+    steps: int
+    """Network evaluations."""
+    sampler: str
+    grid: Tensor
+    """Times at which the sampler stops."""
 
 
 class Vocoder:
@@ -85,6 +98,7 @@ class Vocoder:
         mel_spec: MelSpec | str | None = None,
         steps: int | None = None,
         sampler: str | None = None,
+        grid: GridSource | None = None,
         seed: int | Sequence[int] = 0,
         temperature: float = 1.0,
         samples: int | None = None,
@@ -101,7 +115,10 @@ class Vocoder:
         steps : int > 0, optional
             Network evaluations; default: the model's.
         sampler : str, optional
-            Name of a sampler; default: the model's.
+            Name of a sampler; default: that of the grid's table, or the model's.
+        grid : str, Path, GridTable, Tensor or sequence of float, optional
+            Where the sampler stops: a file that ``mmdiff search`` wrote, the name of a grid, or times; default:
+            the model's. Without ``steps`` it decides on their number.
         seed : int or sequence of int
             One per item, or the first one's (the others count on). An item depends on its seed alone.
         temperature : float >= 0
@@ -120,7 +137,8 @@ class Vocoder:
         InputError
             The spectrogram does not fit its definition; the message names the preset it looks like.
         """
-        options = {"mel_spec": mel_spec, "steps": steps, "sampler": sampler, "temperature": temperature}
+        sampling = self.sampling(steps, sampler, grid)._asdict()
+        options = {"mel_spec": mel_spec, "temperature": temperature, **sampling}
         if isinstance(mel, Tensor):
             stream = self.stream(mel, seed=seed, samples=samples, progress=progress, **options)  # type: ignore[arg-type]
             return torch.cat(list(stream), -1)
@@ -138,6 +156,7 @@ class Vocoder:
         mel_spec: MelSpec | str | None = None,
         steps: int | None = None,
         sampler: str | None = None,
+        grid: GridSource | None = None,
         seed: int | Sequence[int] = 0,
         temperature: float = 1.0,
         samples: int | None = None,
@@ -149,7 +168,7 @@ class Vocoder:
         Parameters
         ----------
         mel : Tensor, shape (B, n_mels, frames) or (n_mels, frames)
-        mel_spec, steps, sampler, seed, temperature, samples, progress
+        mel_spec, steps, sampler, grid, seed, temperature, samples, progress
             As for :meth:`__call__`.
         measured : bool
             ``mel`` (B, n_mels, frames) has just been computed by ``mel_spec``: there is nothing to check.
@@ -162,23 +181,46 @@ class Vocoder:
         checked = Checked(mel, []) if measured else check(mel, spec, declared=mel_spec is not None)
         mel, spec, notes = self.model.accept(checked.mel.to(self.device), spec)
         self.notes = [*checked.notes, *notes]
-        steps = self.model.default_steps if steps is None else steps
-        if steps < 1 or temperature < 0:
-            raise InputError(f"steps={steps} must be at least 1 and temperature={temperature} at least 0")
+        if temperature < 0:
+            raise InputError(f"temperature={temperature} must be at least 0; 1 is usual")
+        sampling = self.sampling(steps, sampler, grid)
         length = self._length(spec, mel.shape[-1], samples)
         blocks = self.model.blocks(
             mel,
             spec,
             seeds=_seeds(seed, len(mel)),
             samples=length,
-            steps=steps,
-            sampler=sampler or self.model.default_sampler,
             temperature=temperature,
+            **sampling._asdict(),
         )
-        total = self.model.count_blocks(spec, mel.shape[-1], steps)
+        total = self.model.count_blocks(spec, mel.shape[-1], sampling.steps)
         with torch.inference_mode():
             for block in track(blocks, "vocoding", total=total, show=progress):
                 yield block.clamp(-1, 1)
+
+    def sampling(
+        self, steps: int | None = None, sampler: str | None = None, grid: GridSource | None = None
+    ) -> Sampling:
+        """Decide how :meth:`__call__` samples with these options.
+
+        Raises
+        ------
+        InputError
+            A name or number makes no sense, or the grid has another number of steps.
+        """
+        model = self.model
+        if steps is not None and steps < 1:
+            raise InputError(f"steps={steps} must be at least 1; {model.default_steps} is usual")
+        table = None if grid is None else find_table(grid)
+        sampler = sampler or (table.sampler if table else None) or model.default_sampler
+        if sampler not in SAMPLERS:
+            raise InputError(f"sampler={sampler!r} must be one of {', '.join(SAMPLERS)}")
+        if grid is None:
+            steps = steps or model.default_steps
+            return Sampling(steps, sampler, model.grid(steps))
+        asked, usual = (None if n is None else len(model.grid(n)) - 1 for n in (steps, model.default_steps))
+        times = find_grid(table or grid, model.denoiser.schedule, asked, int(usual or 1))
+        return Sampling(steps or len(times) - 1 + model.other_evaluations, sampler, times)
 
     def _length(self, spec: MelSpec, frames: int, samples: int | None) -> int:
         rate = self.sample_rate / spec.sample_rate

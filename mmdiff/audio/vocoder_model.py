@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from mmdiff.audio.mel import MelSpec
+from mmdiff.diffusion.denoiser import Denoiser
+from mmdiff.diffusion.solver_tools import DenoiserFn
 
 
 class VocoderModel(nn.Module, ABC):
@@ -23,16 +25,36 @@ class VocoderModel(nn.Module, ABC):
         Network evaluations if nothing else is asked for.
     default_sampler : str
         A key of :data:`mmdiff.diffusion.samplers.SAMPLERS`.
+    other_evaluations : int
+        Network evaluations beside the sampler's steps.
+    denoiser : Denoiser
+        Of what is diffused.
     """
 
     mel: MelSpec
     sample_rate: int
     default_steps: int
     default_sampler: str
+    other_evaluations: int = 0
+    denoiser: Denoiser
 
     @abstractmethod
     def accept(self, mel: Tensor, spec: MelSpec) -> tuple[Tensor, MelSpec, list[str]]:
         """Convert a mel (B, n_mels, frames) of any definition to one the model reads, and say what was done."""
+
+    @abstractmethod
+    def grid(self, steps: int) -> Tensor:
+        """Times at which its sampler stops for so many network evaluations: (n + 1,), float64, falling."""
+
+    @abstractmethod
+    def start(
+        self, mel: Tensor, spec: MelSpec, *, seeds: Sequence[int], samples: int
+    ) -> tuple[DenoiserFn, Tensor]:
+        """Denoiser of a mel that :meth:`accept` gave and that is short enough for one piece, and the unit noise.
+
+        The denoiser is called as ``denoise(x, t)``; a run of a sampler begins with the noise times the
+        schedule's ``prior_std``.
+        """
 
     @abstractmethod
     def blocks(
@@ -43,12 +65,14 @@ class VocoderModel(nn.Module, ABC):
         seeds: Sequence[int],
         samples: int,
         steps: int,
+        grid: Tensor,
         sampler: str,
         temperature: float,
     ) -> Iterator[Tensor]:
         """Yield the waveform (B, samples) of a mel that :meth:`accept` gave, in consecutive blocks.
 
-        Item i is drawn with ``seeds[i]`` and depends on nothing else; ``temperature`` scales the noise.
+        Item i is drawn with ``seeds[i]`` and depends on nothing else; ``grid`` are the sampler's times, as many
+        as :meth:`grid` has for ``steps``; ``temperature`` scales the noise.
         """
 
     @abstractmethod

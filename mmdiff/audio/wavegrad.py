@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid, noise_table_grid
 from mmdiff.diffusion.samplers import sample
 from mmdiff.diffusion.schedules import Schedule
+from mmdiff.diffusion.solver_tools import DenoiserFn
 from mmdiff.registry import register
 
 
@@ -87,6 +89,14 @@ class WaveGradVocoder(VocoderModel):
             result[..., first * hop : last * hop] = piece[..., (first - low) * hop : (last - low) * hop]
         return result
 
+    def start(
+        self, mel: Tensor, spec: MelSpec, *, seeds: Sequence[int], samples: int
+    ) -> tuple[DenoiserFn, Tensor]:
+        """Denoiser of the waveform, and its noise; see :class:`VocoderModel`."""
+        hop, frames = self.mel.hop_length, mel.shape[-1]
+        noise = torch.stack([frame_noise(seed, 0, frames, hop).flatten() for seed in seeds])[:, None]
+        return functools.partial(self.denoise, mel=mel), noise.to(mel.device)
+
     def blocks(
         self,
         mel: Tensor,
@@ -95,22 +105,21 @@ class WaveGradVocoder(VocoderModel):
         seeds: Sequence[int],
         samples: int,
         steps: int,
+        grid: Tensor,
         sampler: str,
         temperature: float,
     ) -> Iterator[Tensor]:
         """Yield the waveform; see :class:`VocoderModel`. The state is the whole waveform."""
-        hop, frames = self.mel.hop_length, mel.shape[-1]
-        noise = torch.stack([frame_noise(seed, 0, frames, hop).flatten() for seed in seeds])[:, None]
+        denoise, noise = self.start(mel, spec, seeds=seeds, samples=samples)
         wave = sample(
-            self.denoise,
+            denoise,
             noise.shape,
             schedule=self.denoiser.schedule,
             sampler=sampler,
-            grid=self.grid(steps).to(mel.device),
+            grid=grid.to(mel.device),
             generator=[torch.Generator(mel.device).manual_seed(seed) for seed in seeds],
-            noise=noise.to(mel.device),
+            noise=noise,
             temperature=temperature,
-            mel=mel,
         )
         yield wave[:, 0, :samples]
 

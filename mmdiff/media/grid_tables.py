@@ -256,7 +256,20 @@ GridSource: TypeAlias = "str | Path | Tensor | Sequence[float] | GridTable"
 """A name in :data:`mmdiff.diffusion.grids.GRIDS`, a file of :func:`write_table`, what it holds, or times."""
 
 
-def find_grid(source: GridSource, schedule: Schedule, steps: int | None) -> Tensor:
+def find_table(source: GridSource) -> GridTable | None:
+    """Table that a source is or names, None where it is something else."""
+    if isinstance(source, GridTable):
+        return source
+    if not isinstance(source, str | Path) or source in GRIDS:
+        return None
+    if not Path(source).expanduser().is_file():
+        raise InputError(
+            f"grid={str(source)!r} must be one of {', '.join(GRIDS)}, or a file that mmdiff search wrote"
+        )
+    return read_table(source)
+
+
+def find_grid(source: GridSource, schedule: Schedule, steps: int | None, default: int) -> Tensor:
     """Times of a sampler, however they are given.
 
     Parameters
@@ -265,7 +278,9 @@ def find_grid(source: GridSource, schedule: Schedule, steps: int | None) -> Tens
         See :data:`GridSource`.
     schedule : Schedule
     steps : int or None
-        Of the sampler. None: as many as the grid has; a name needs a number.
+        Of the sampler. None: as many as are given.
+    default : int
+        Number of steps where neither ``steps`` nor the source say it.
 
     Returns
     -------
@@ -277,17 +292,11 @@ def find_grid(source: GridSource, schedule: Schedule, steps: int | None) -> Tens
         There is no such grid, or it has another number of steps.
     """
     if isinstance(source, str) and source in GRIDS:
-        if steps is None:
-            raise InputError(f"grid={source!r} needs a number of steps")
-        return make_grid(source, schedule, steps)
-    if isinstance(source, str | Path):
-        if not Path(source).expanduser().is_file():
-            raise InputError(
-                f"grid={str(source)!r} must be one of {', '.join(GRIDS)}, or a file that mmdiff search wrote"
-            )
-        source = read_table(source)
-    if isinstance(source, GridTable):
-        return source.grid(schedule, steps)
+        return make_grid(source, schedule, default if steps is None else steps)
+    if (table := find_table(source)) is not None:
+        several = steps is None and len(table.grids) > 1
+        return table.grid(schedule, default if several else steps)
+    assert not isinstance(source, str | Path | GridTable)
     grid = check_grid(torch.as_tensor(source, dtype=torch.float64))
     if steps is not None and len(grid) != steps + 1:
         raise InputError(f"grid of {len(grid) - 1} steps must have the steps={steps} asked for")

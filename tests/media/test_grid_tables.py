@@ -11,7 +11,7 @@ import torch
 from mmdiff.diffusion.grids import make_grid, noise_table_grid
 from mmdiff.diffusion.schedules import BetaTable, CosineVP, LinearFlow, wavegrad_betas
 from mmdiff.errors import InputError
-from mmdiff.media.grid_tables import GridTable, SearchedGrid, find_grid, read_table, write_table
+from mmdiff.media.grid_tables import GridTable, SearchedGrid, find_grid, find_table, read_table, write_table
 from mmdiff.media.scores import ScoreFile
 
 FLOW, COSINE, TABLE = LinearFlow(), CosineVP(), BetaTable(wavegrad_betas())
@@ -69,18 +69,19 @@ def test_grids_are_found_by_name_file_table_and_times(path):
     uniform = make_grid("uniform", FLOW, 4)
     sources = ("uniform", path, str(path), read_table(path), uniform, uniform.tolist())
     for source in sources:
-        assert torch.equal(find_grid(source, FLOW, 4), uniform)
-    assert torch.equal(find_grid(uniform, FLOW, None), uniform)
+        assert torch.equal(find_grid(source, FLOW, 4, 9), uniform)
+        assert torch.equal(find_grid(source, FLOW, None, 4), uniform)
+    assert torch.equal(find_grid(uniform, FLOW, None, 9), uniform)
+    assert find_table(uniform) is find_table("uniform") is None
     for source, steps, word in (
         ("magic", 4, "grid='magic' must be one of uniform"),
-        ("uniform", None, "needs a number of steps"),
         (path, 5, "must be one of those the table has grids of: 4, 6"),
         (path, None, "must be one of those the table has grids of: 4, 6"),
         (uniform, 5, "grid of 4 steps must have the steps=5"),
         ([0.5, 1.0], None, "must decrease strictly"),
     ):
         with pytest.raises(InputError, match=word):
-            find_grid(source, FLOW, steps)
+            find_grid(source, FLOW, steps, 9)
 
 
 BAD = {
