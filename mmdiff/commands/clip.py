@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmdiff.commands.clip_files import Outputs, Result, plan_outputs
 from mmdiff.commands.report import remark, say, say_json
+from mmdiff.errors import InputError
 
 if TYPE_CHECKING:
     from mmdiff.commands.clip_inputs import Source
@@ -142,11 +143,29 @@ def clip(
 
 
 def _make(gen: ClipGenerator, request: Request, source: Source, outputs: Outputs, json: bool) -> None:
+    _refuse_idle(gen, request, source, outputs, {"guidance": guidance, "method": method, "fps": fps})
     area = request.edit.size[0] * request.edit.size[1] / (gen.model.size[0] * gen.model.size[1])
     batch = max(1, min(8, int(8 / area)))
     titles = [
         f"{text or 'no prompt'}, seed {seed}"
         for text, seed in zip(request.prompts, request.seeds, strict=True)
+def _refuse_idle(
+    gen: ClipGenerator, request: Request, source: Source, outputs: Outputs, options: dict[str, Any]
+) -> None:
+    """Refuse options that would make no difference here."""
+    blocks = gen.plan(request).made
+    why = {
+        "guidance": "" if request.guided else "come with a prompt, which it follows more closely",
+        "method": ""
+        if source.tag or blocks > 1
+        else "come with something to agree with: a video, key frames, --loop, or --frames beyond one block",
+        "fps": "" if source.reads or outputs.films else "be left out: pictures have no rate",
+    }
+    for name, rule in why.items():
+        if rule and options[name] is not None:
+            raise InputError(f"--{name} {options[name]} must {rule}")
+
+
     ]
     with outputs.sheet(titles, request.edit.frames) as sheet:
         for n in range(0, len(request), batch):

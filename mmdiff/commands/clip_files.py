@@ -65,6 +65,8 @@ def plan_outputs(
     InputError
         A result would replace an input or another result, a name does not fit, or nothing can be written there.
     """
+    if out == "":
+        raise InputError("out='' must name a file or folder, or be left out")
     target = None if out is None else Path(out).expanduser()
     suffix = "" if target is None else target.suffix.lower()
     single = len(prompts) == 1
@@ -165,6 +167,11 @@ class Outputs:
 
     clips: tuple[Path | None, ...]
     pictures: tuple[Path, ...]
+
+    @property
+    def films(self) -> bool:
+        """Whether anything that is written has a frame rate."""
+        return any(path is not None and path.suffix.lower() in FILMS for path in self.clips)
 
     @contextlib.contextmanager
     def files(

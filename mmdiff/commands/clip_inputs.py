@@ -55,6 +55,11 @@ class Source:
     sound: tuple[Tensor, int] | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def reads(self) -> bool:
+        """Whether a video was read at the frame rate."""
+        return self.tag not in (None, TAGS["keyframes"])
+
 
 def read_prompts(prompt: str | None, file: str | None) -> list[str | None]:
     """Prompts of the command line, or of a text file's lines.
@@ -113,6 +118,9 @@ def read_source(
     InputError
         Options do not go together, or a file cannot be used.
     """
+    for name, value in {**tasks, "mask": more["mask"]}.items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise InputError(f"{_option(name)} '' must name a file, or be left out")
     chosen = [name for name, value in tasks.items() if value]
     if len(chosen) > 1:
         raise InputError(

@@ -35,6 +35,9 @@ def tiny_clips(tmp_path_factory) -> Path:
         )  # fmt: skip
         told = ConditionedNetwork(network, (CaptionEncoder(learn_vocabulary([SEVEN] * 2), 32),))
         model = ClipModel(told, CosineVP(), frames=6, size=(16, 16), mean=-0.5, std=0.4, steps=2)
+        with torch.no_grad():  # no layer stays at zero, where it starts: frames see each other
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn(parameter.shape))
     return save_model(model, tmp_path_factory.mktemp("models") / "tiny")
 
 
@@ -235,6 +238,18 @@ def test_the_sound_of_a_film_stays_with_its_pictures(clip, here):
         (["--guidance", ".nan"], "guidance=nan"),
         (["--guidance", "-1"], "guidance=-1"),
         (["--outpaint", "film.npz", "--margins", "3", "0", "0", "8"], "right=1, top=0, bottom=8 would do"),
+        (["--method", "replacement"], "--method replacement must come with something to agree with"),
+        (["--method", "reconstruction", "--frames", "7"], "--method reconstruction must come with"),
+        (["--fps", "12", "-o", "x.png"], "--fps 12.0 must be left out: pictures have no rate"),
+        (["--fps", "12", "-o", "shots/%d.png"], "--fps 12.0 must be left out"),
+        (
+            ["--keyframes", "film.npz", "film.npz", "--fps", "12", "-o", "x.png"],
+            "--fps 12.0 must be left out",
+        ),
+        (["--continue-from", ""], "--continue-from '' must name a file"),
+        (["--keyframes", "film.npz", ""], "--keyframes '' must name a file"),
+        (["--inpaint", "film.npz", "--mask", ""], "--mask '' must name a file"),
+        (["-o", ""], "out='' must name a file or folder"),
     ],
 )
 def test_senseless_requests_end_with_status_2_and_a_hint(clip, film, here, options, complaint):
@@ -242,6 +257,24 @@ def test_senseless_requests_end_with_status_2_and_a_hint(clip, film, here, optio
     assert complaint in outcome.err
     assert outcome.status == 2
     assert files(here) == ["film.npz"]
+
+
+def test_guidance_needs_a_prompt_to_follow(clip, film, here):
+    for options in ((), ("--continue-from", film)):
+        outcome = clip("--guidance", 2, *options)
+        assert outcome.status == 2
+        assert "--guidance 2.0 must come with a prompt" in outcome.err
+    assert files(here) == ["film.npz"]
+
+
+@pytest.mark.parametrize("options", [("--frames", 15), ("--loop",)])
+def test_methods_make_a_difference_wherever_they_are_taken(clip, here, options):
+    made = []
+    for method in ("reconstruction", "replacement"):
+        outcome = clip(SEVEN, *options, "--method", method, "-o", f"{method}.npz")
+        assert outcome.status == 0, outcome.err
+        made.append(video(f"{method}.npz"))
+    assert not torch.equal(*made)
 
 
 def pictures(folder: str, frames: int) -> dict[str, bytes]:
