@@ -20,6 +20,8 @@ from mmdiff.video.edits import Edit
 from mmdiff.video.long import Lengths, Plan, extend, plan
 from mmdiff.video.model import ClipModel
 from mmdiff.video.request import Prompt, Request, Sampling, make_request, stride
+from mmdiff.video.tasks import TextFunction
+from mmdiff.video.text import encoder_for
 
 
 class ClipGenerator:
@@ -32,6 +34,9 @@ class ClipGenerator:
         Default: the fastest there is.
     dtype : {"auto", "float32", "bfloat16", "float16"}, optional
         Of the network's matrix products.
+    text : callable, optional
+        Text encoder of a model with :class:`mmdiff.video.text.TextFeatures`; default: the one that the model
+        records, loaded with the first prompt.
 
     Attributes
     ----------
@@ -50,7 +55,14 @@ class ClipGenerator:
     torch.Size([1, 3, 16, 32, 32])
     """
 
-    def __init__(self, model: ClipModel, device: str | None = None, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        model: ClipModel,
+        device: str | None = None,
+        dtype: str | None = None,
+        text: TextFunction | None = None,
+    ) -> None:
+        self._text = text
         self.device = pick_device(device)
         self.model = model.to(self.device).eval().requires_grad_(False)  # guidance needs those of x alone
         set_compute_dtype(self.model, pick_compute_dtype(self.device, dtype))
@@ -61,6 +73,13 @@ class ClipGenerator:
     def fps(self) -> float:
         """Frames a second of the clips made."""
         return self.model.fps
+
+    def encode(self, prompts: Sequence[str | None]) -> Tensor:
+        """Features of prompts, of the text encoder that the model was trained with."""
+        if self._text is None:
+            self._text = encoder_for(self.model, device=str(self.device))
+        assert self._text is not None, "the model takes no text encoder's features"
+        return self._text(prompts)
 
     def __call__(
         self,
@@ -151,7 +170,7 @@ class ClipGenerator:
             edit = dataclasses.replace(edit, loop=True)
         names = [field.name for field in dataclasses.fields(Sampling)]
         sampling = Sampling(**{name: settings.pop(name) for name in names if name in settings})
-        request = make_request(self.model, prompt, edit, sampling, seed, num, settings)
+        request = make_request(self.model, prompt, edit, sampling, seed, num, settings, self.encode)
         method_of(self.model, request)  # complains now rather than later
         self.notes, self.evaluations = list(request.notes), 0
         for note in self.notes:

@@ -11,6 +11,7 @@ from mmdiff.diffusion.schedules import Schedule
 from mmdiff.registry import register
 from mmdiff.video.captions import CaptionEncoder
 from mmdiff.video.conditioning import ConditionedNetwork
+from mmdiff.video.text import text_features
 
 
 @register
@@ -83,6 +84,11 @@ class ClipModel(nn.Module):
         """Its own text encoder, if it has one."""
         found = [m for m in self.network.modules() if isinstance(m, CaptionEncoder)]
         return found[0] if found else None
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether it can be told in words what a clip shows."""
+        return self.captions is not None or text_features(self) is not None
 
     def to_model(self, video: Tensor) -> Tensor:
         """Pixels, uint8 or in [-1, 1], to what is diffused; any shape."""

@@ -23,6 +23,8 @@ from mmdiff.video.conditioning import (
 )
 from mmdiff.video.edits import Edit
 from mmdiff.video.model import ClipModel
+from mmdiff.video.tasks import TextFunction
+from mmdiff.video.text import text_features
 
 METHODS = ("trained", "reconstruction", "replacement")
 Prompt = str | Sequence[str | None] | None
@@ -163,8 +165,11 @@ def make_request(
     seed: int | Sequence[int],
     num: int,
     given: Mapping[str, Any],
+    text: TextFunction,
 ) -> Request:
     """Bring prompts, known clips, conditions and seeds to the same number of items.
+
+    ``text`` is asked for features of prompts if the model takes those of a text encoder.
 
     Raises
     ------
@@ -192,7 +197,7 @@ def make_request(
             if (value := getattr(edit, name)) is not None and len(value) > 1
         }
         edit = dataclasses.replace(edit, **repeat)
-    conditions = _conditions(model, prompts, values, base)
+    conditions = _conditions(model, prompts, values, base, text)
     return Request(
         edit=edit,
         prompts=tuple(p for p in prompts for _ in range(num)),
@@ -237,22 +242,31 @@ def _tensor(model: ClipModel, name: str, value: Any, frames: int) -> Tensor:
 
 
 def _conditions(
-    model: ClipModel, prompts: Sequence[str | None], values: Mapping[str, Tensor], count: int
+    model: ClipModel,
+    prompts: Sequence[str | None],
+    values: Mapping[str, Tensor],
+    count: int,
+    text: TextFunction,
 ) -> dict[str, Tensor]:
     """One value for each item of each condition that was given; the network takes the others to be absent."""
     found = {name: value.expand(count, *value.shape[1:]) for name, value in values.items()}
     if model.captions is not None:
         found[model.captions.name] = model.caption_ids(prompts)
+    features = text_features(model)
+    if features is not None and any(prompts):
+        if features.name in values:
+            raise InputError(f"{features.name} must be left out with a prompt, whose features it would be")
+        found[features.name] = text(prompts)
     return found
 
 
 def _caption_notes(model: ClipModel, prompts: Sequence[str | None]) -> list[str]:
+    if any(prompts) and not model.takes_prompts:
+        raise InputError(
+            f"prompt={next(filter(None, prompts))!r} must be left out: the model was not trained with captions; "
+            f"its conditions are {', '.join(model.conditions) or 'none'}"
+        )
     if model.captions is None:
-        if any(prompts):
-            raise InputError(
-                f"prompt={next(filter(None, prompts))!r} must be left out: the model was not trained with captions; "
-                f"its conditions are {', '.join(model.conditions) or 'none'}"
-            )
         return []
     notes = []
     for prompt in prompts:

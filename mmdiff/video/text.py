@@ -1,8 +1,8 @@
 """Captions through any Hugging Face text encoder, frozen: T5, CLIP, BERT and sentence models; extra ``text``.
 
 The encoder stays outside of the model folder: :class:`TextFeatures`, which is trained, records which one it is.
-Training gives ``ClipTask`` an encoder, or a :class:`mmdiff.video.text_cache.CachedText` of one; whoever samples
-calls :func:`encoder_for` and passes ``text=encoder(prompts)``.
+Training gives ``ClipTask`` an encoder, or a :class:`mmdiff.video.text_cache.CachedText` of one; the pipeline calls
+:func:`encoder_for` with the first prompt.
 """
 
 from __future__ import annotations

@@ -172,6 +172,7 @@ def upscaling_quality(
     batch: int = 4,
     time: int = 2,
     steps: int | None = None,
+    text: TextFunction | None = None,
 ) -> dict[str, dict[str, float]]:
     """PSNR and SSIM of large clips made from small ones, and of linear interpolation, against the real ones.
 
@@ -187,6 +188,8 @@ def upscaling_quality(
         Distance of the small clips' frames.
     steps : int, optional
         Of the sampler; default: the model's.
+    text : callable, optional
+        As for :class:`~mmdiff.video.tasks.ClipTask`.
 
     Returns
     -------
@@ -199,7 +202,7 @@ def upscaling_quality(
         chosen = _batch(clips, numbers, model)
         real = _pixels(chosen["video"])
         estimates = {
-            "model": generate(model, chosen, steps=steps, seeds=numbers),
+            "model": generate(model, chosen, steps=steps, seeds=numbers, text=text),
             "linear": _linear(model, chosen, time),
         }
         for name, estimate in estimates.items():

@@ -13,17 +13,20 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
+import mmdiff
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.errors import InputError
 from mmdiff.files import TEMPORARY
 from mmdiff.hub import load_model, save_model
-from mmdiff.video.conditioning import ConditionedNetwork
+from mmdiff.video.conditioning import ConditionedNetwork, Conditioner, SmallClip
+from mmdiff.video.generator import ClipGenerator
 from mmdiff.video.model import ClipModel
+from mmdiff.video.stages import WithSmall
 from mmdiff.video.tasks import ClipTask, batch_conditions
 from mmdiff.video.text import TextEncoder, TextFeatures, encoder_for, text_features
 from mmdiff.video.text_cache import CachedText
 from mmdiff.video.unet import SpaceTimeUNet
-from mmdiff.video.validation import clip_validation
+from mmdiff.video.validation import clip_validation, upscaling_quality
 
 WORDS = ("<pad>", "</s>", "<unk>", "a", "b", "red", "blue", "seven", "nine", "moving", "left", "right")
 CAPTIONS = ["a red seven moving left", None, "a blue nine", "", "seven a"]
@@ -359,7 +362,7 @@ def test_limits_that_make_no_sense_are_refused(encoder: TextEncoder, tmp_path: P
 # the condition
 
 
-def build_model(features: TextFeatures) -> ClipModel:
+def build_model(features: TextFeatures, *further: Conditioner) -> ClipModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = SpaceTimeUNet(
@@ -372,8 +375,11 @@ def build_model(features: TextFeatures) -> ClipModel:
             vector=32,
             tokens=32,
             head_width=8,
+            planes=3 * len(further),
         )
-        model = ClipModel(ConditionedNetwork(network, (features,)), CosineVP(), frames=2, size=(4, 4))
+        model = ClipModel(
+            ConditionedNetwork(network, (features, *further)), CosineVP(), frames=2, size=(4, 4)
+        )
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn(parameter.shape))
@@ -450,6 +456,45 @@ def test_a_saved_model_knows_its_encoder_and_does_not_hold_it(
         nothing = loaded.denoiser(x, t, text=again([None]))
     assert torch.equal(one, other)
     assert not torch.allclose(one, nothing)
+
+
+# the pipeline
+
+
+def test_prompts_are_encoded_by_the_encoder_that_the_model_records(
+    encoder: TextEncoder, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = save_model(build_model(encoder.condition(32)), tmp_path / "model", half=False)
+    prompts, settings = ["a red seven", None, "nine"], {"steps": 2, "guidance": 2.0, "seed": 3}
+    gen = mmdiff.load(folder, "cpu", "float32")
+    made = gen(prompts, **settings)
+    assert torch.equal(made, gen(text=encoder(prompts), **settings))
+    assert not torch.allclose(made[0], gen(**settings)[0])
+    nothing = gen([None, None, None], **settings)
+    torch.testing.assert_close(nothing[1], made[1], atol=1e-5, rtol=1e-4)
+    counting = Counting(encoder)
+    other = ClipGenerator(gen.model, "cpu", "float32", text=counting)
+    assert torch.equal(other(prompts, **settings), made)
+    assert counting.asked == prompts
+    with pytest.raises(InputError, match="text must be left out with a prompt"):
+        gen(prompts, text=encoder(prompts))
+
+
+def test_what_enlarges_is_measured_by_captions_that_are_encoded(encoder: TextEncoder) -> None:
+    slope = torch.arange(16, dtype=torch.uint8).expand(3, 2, 16, 16) ** 2
+    still = {"video": slope, "caption": "a red seven"}
+    model = build_model(encoder.condition(32), SmallClip(width=32))
+    quality = {
+        text: upscaling_quality(model, WithSmall([still] * 3, most=0.0), 3, batch=2, steps=1, text=text)
+        for text in (encoder, empty)
+    }
+    assert quality[encoder]["linear"] == quality[empty]["linear"]
+    assert quality[encoder]["model"] != quality[empty]["model"]
+
+
+def empty(captions: list[str | None]) -> Tensor:
+    """An encoder that reads nothing."""
+    return torch.zeros(len(captions), 1, 16)
 
 
 def test_the_wrong_encoder_is_noticed(folders: dict[str, Path], encoder: TextEncoder) -> None:
