@@ -122,7 +122,7 @@ def evaluate_folder(
     items = [for_model(clips[n], gen.model) for n in track(range(count), "reading", show=progress)]
     settings: dict[str, Any] = {"steps": steps, "sampler": sampler, "guidance": guidance, "seed": seed}
     real, made = FolderScore(REAL, count), FolderScore(name, count)
-    made.measures |= noise_losses(gen.model, items, count, batch, NOISE, seed)
+    made.measures |= noise_losses(gen.model, items, count, batch, NOISE, seed, gen.encode)
     if features is not None:
         videos = [item["video"] for item in items]
         further = (for_model(clips[n], gen.model)["video"] for n in range(count, (1 + _REFERENCE) * count))
@@ -150,7 +150,7 @@ def _predicted(
     if videos.shape[2] < 2:
         return [made]
     task = prediction_task(videos.shape[2], (videos.shape[3], videos.shape[4]))
-    prompts = [item["caption"] or None for item in items] if gen.model.captions is not None else None
+    prompts = [item["caption"] or None for item in items] if gen.model.takes_prompts else None
     trained = ["trained"] if "known" in gen.model.conditions else ["reconstruction"]
     _, copied, filled = evaluate_edits(
         gen,
@@ -188,7 +188,7 @@ def _drawn(
 
     def make(begin: int) -> Tensor:
         part = collate_clips(items[begin : begin + batch])
-        prompts = part["caption"] if gen.model.captions is not None else None
+        prompts = part["caption"] if gen.model.takes_prompts else None
         seeds = [settings["seed"] + begin + n for n in range(len(part["video"]))]
         known = {name: part[name] for name in told}
         nothing = prompts is None and not known
