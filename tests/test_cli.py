@@ -14,8 +14,8 @@ from mmdiff.cli import COMMANDS
 from mmdiff.parsing import build_parser, describe
 
 SURFACE = {
-    "vocode": "IN --out --model --steps --sampler --seed --temperature --mel-preset --device --dtype --plot "
-    "--json",
+    "vocode": "IN --out --model --steps --sampler --schedule --seed --temperature --mel-preset --device --dtype "
+    "--plot --json",
     "clip": "PROMPT --out --model --prompts --num --seed --frames --size --fps --steps --sampler --guidance "
     "--continue-from --keyframes --places --inpaint --mask --outpaint --margins --upscale --factor --loop --method "
     "--plot --device --dtype --json",

@@ -28,6 +28,7 @@ def clip(
     fps: float | None = None,
     steps: int | None = None,
     sampler: str | None = None,
+    schedule: str | None = None,
     guidance: float | None = None,
     continue_from: str | None = None,
     keyframes: list[str] = [],  # noqa: B006, read only
@@ -77,6 +78,9 @@ def clip(
         Steps of the sampler; more is slower and, up to a point, better. Default: the model's.
     sampler : str, optional
         Sampler by name; default: the model's.
+    schedule : str, optional
+        Where the sampler stops: a file that "mmdiff search" wrote, or uniform, quadratic, log_snr, karras or
+        flow_shift. Default: the model's.
     guidance : float, optional
         How closely to follow the prompt: 1 is as trained, 0 not at all, more doubles the time. Default: the
         model's.
@@ -134,21 +138,17 @@ def clip(
     more = {"mask": mask, "places": places, "margins": margins, "factor": factor}
     gen = load_pipeline(ClipGenerator, model, device, dtype)
     source = read_source(gen, tasks, more, frames, size, fps)
-    settings: dict[str, Any] = {"steps": steps, "sampler": sampler, "guidance": guidance, "method": method}
+    settings: dict[str, Any] = {
+        "steps": steps, "sampler": sampler, "grid": schedule, "guidance": guidance, "method": method
+    }  # fmt: skip
     request = gen.request(texts, edit=source.edit, num=num, seed=seed, loop=loop, **settings)
     outputs = plan_outputs(out, request.prompts, source.files, source.tag, plot, prompts, request.edit.frames)
+    _refuse_idle(gen, request, source, outputs, {"guidance": guidance, "method": method, "fps": fps})
     for note in source.notes:
         remark(note)
     _make(gen, request, source, outputs, json)
 
 
-def _make(gen: ClipGenerator, request: Request, source: Source, outputs: Outputs, json: bool) -> None:
-    _refuse_idle(gen, request, source, outputs, {"guidance": guidance, "method": method, "fps": fps})
-    area = request.edit.size[0] * request.edit.size[1] / (gen.model.size[0] * gen.model.size[1])
-    batch = max(1, min(8, int(8 / area)))
-    titles = [
-        f"{text or 'no prompt'}, seed {seed}"
-        for text, seed in zip(request.prompts, request.seeds, strict=True)
 def _refuse_idle(
     gen: ClipGenerator, request: Request, source: Source, outputs: Outputs, options: dict[str, Any]
 ) -> None:
@@ -166,6 +166,12 @@ def _refuse_idle(
             raise InputError(f"--{name} {options[name]} must {rule}")
 
 
+def _make(gen: ClipGenerator, request: Request, source: Source, outputs: Outputs, json: bool) -> None:
+    area = request.edit.size[0] * request.edit.size[1] / (gen.model.size[0] * gen.model.size[1])
+    batch = max(1, min(8, int(8 / area)))
+    titles = [
+        f"{text or 'no prompt'}, seed {seed}"
+        for text, seed in zip(request.prompts, request.seeds, strict=True)
     ]
     with outputs.sheet(titles, request.edit.frames) as sheet:
         for n in range(0, len(request), batch):

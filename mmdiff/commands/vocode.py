@@ -27,6 +27,7 @@ def vocode(
     model: str = "vocoder-16k",
     steps: int | None = None,
     sampler: str | None = None,
+    schedule: str | None = None,
     seed: int = 0,
     temperature: float = 1.0,
     mel_preset: str | None = None,
@@ -56,6 +57,9 @@ def vocode(
         and, up to a point, better. Default: the model's.
     sampler : str, optional
         Sampler by name; default: the model's.
+    schedule : str, optional
+        Where the sampler stops: a file that "mmdiff search" wrote, or uniform, quadratic, log_snr, karras or
+        flow_shift. Default: the model's.
     seed : int
         Of the noise that sound is made from. Every file gets the same, so a result depends on no other file.
     temperature : float
@@ -79,6 +83,7 @@ def vocode(
     mmdiff vocode speech.mp3 -o speech.flac --steps 4 --plot
     mmdiff vocode mel.npy --mel-preset hifigan-22k -o speech.wav
     mmdiff vocode recordings/ more/clip.m4a -o results/ --json
+    mmdiff vocode speech.wav --schedule searched.json --steps 6
     """
     if (steps is not None and steps < 1) or temperature < 0:
         raise InputError(f"steps={steps} must be at least 1, temperature={temperature} at least 0")
@@ -91,6 +96,8 @@ def vocode(
     from mmdiff.commands.pipelines import load_pipeline
 
     voc = load_pipeline(Vocoder, model, device, dtype)
+    if schedule is not None:
+        settings |= voc.sampling(steps, sampler, schedule)._asdict()
     failures = sum(not _one(voc, job, settings, plot, json) for job in jobs)
     if failures and len(jobs) > 1:
         failed(f"{failures} of {len(jobs)} inputs; the others are done")

@@ -74,26 +74,16 @@ class Drawing:
     def __call__(self, begin: int, end: int, known: Known) -> Tensor:
         """Make frames ``begin`` to ``end`` of all items: (B, C, end - begin, H, W) in [-1, 1]."""
         model, request, sampling = self.model, self.request, self.request.sampling
-        seeds = [block_seed(seed, begin) for seed in request.seeds]
-        scaled = dataclasses.replace(
-            known,
-            video=model.to_model(known.video),
-            small=None if known.small is None else model.to_model(known.small),
-        )
-        told = {**self._conditions(begin, end), **self._given(scaled, seeds)}
-        measurement = scaled.measurement(means=self.method != "trained")
-        denoiser = self._guided(told, torch.arange(begin, end, device=self.device))
-        if measurement is not None:
-            denoiser = self._agreeing(denoiser, measurement)
+        denoiser, told, measurement = self.denoiser(begin, end, known)
         state = sample(
             denoiser,
             (len(request), model.channels, end - begin, *request.edit.size),
             schedule=model.denoiser.schedule,
             sampler=str(sampling.sampler),
             steps=int(sampling.steps or 1),
-            grid=str(sampling.grid),
+            grid=sampling.grid if isinstance(sampling.grid, Tensor) else str(sampling.grid),
             temperature=sampling.temperature,
-            seeds=seeds,
+            seeds=self.seeds(begin),
             device=self.device,
             callback=self.tick,
             **told,  # type: ignore[arg-type]
@@ -101,6 +91,27 @@ class Drawing:
         if measurement is not None:
             state = self._projected(state, measurement, 1 if known.small is None else _ROUNDS)
         return torch.where(known.mask, known.video, model.from_model(state))
+
+    def seeds(self, begin: int) -> list[int]:
+        """Of the noise of the block that begins at a frame, one for each item."""
+        return [block_seed(seed, begin) for seed in self.request.seeds]
+
+    def denoiser(
+        self, begin: int, end: int, known: Known
+    ) -> tuple[DenoiserFn, dict[str, Tensor], Measurement | None]:
+        """What a sampler of these frames runs on: guided denoiser, conditions for it, and what is known."""
+        model = self.model
+        scaled = dataclasses.replace(
+            known,
+            video=model.to_model(known.video),
+            small=None if known.small is None else model.to_model(known.small),
+        )
+        told = {**self._conditions(begin, end), **self._given(scaled, self.seeds(begin))}
+        measurement = scaled.measurement(means=self.method != "trained")
+        denoiser = self._guided(told, torch.arange(begin, end, device=self.device))
+        if measurement is not None:
+            denoiser = self._agreeing(denoiser, measurement)
+        return denoiser, told, measurement
 
     def _guided(self, told: dict[str, Tensor], positions: Tensor) -> DenoiserFn:
         """Denoiser of frames at these places, with classifier-free guidance."""

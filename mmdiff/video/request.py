@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmdiff.diffusion.grids import GRIDS
 from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.errors import InputError
+from mmdiff.media.grid_tables import GridSource, find_grid, find_table
 from mmdiff.video.checks import as_prompts, as_seeds, check_count, check_interval, check_number
 from mmdiff.video.conditioning import (
     PIXEL_CONDITIONS,
@@ -38,8 +38,11 @@ class Sampling:
     ----------
     steps : int > 0, optional
         Of the sampler.
-    sampler, grid : str, optional
-        Keys of :data:`mmdiff.diffusion.samplers.SAMPLERS` and :data:`mmdiff.diffusion.grids.GRIDS`.
+    sampler : str, optional
+        A key of :data:`mmdiff.diffusion.samplers.SAMPLERS`; default: that of the grid's table, or the model's.
+    grid : str, Path, GridTable, Tensor or sequence of float, optional
+        Where the sampler stops: a key of :data:`mmdiff.diffusion.grids.GRIDS`, a file that ``mmdiff search``
+        wrote, or times. A file or times decide on ``steps`` unless they are given.
     guidance : float >= 0, optional
         1 is none, 0 leaves the prompt aside; more follows the prompt more closely, and doubles the network evaluations.
     guidance_interval : (float, float), optional
@@ -60,7 +63,7 @@ class Sampling:
 
     steps: int | None = None
     sampler: str | None = None
-    grid: str | None = None
+    grid: GridSource | None = None
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
     temperature: float = 1.0
@@ -77,9 +80,10 @@ class Sampling:
         InputError
             A name is unknown or a number out of range.
         """
+        table = None if self.grid is None else find_table(self.grid)
         given: dict[str, Any] = {
             "steps": model.steps,
-            "sampler": model.sampler,
+            "sampler": (table.sampler if table else None) or model.sampler,
             "grid": model.grid,
             "guidance": model.guidance,
             "guidance_interval": model.guidance_interval,
@@ -87,11 +91,15 @@ class Sampling:
         }
         missing = {name: value for name, value in given.items() if getattr(self, name) is None}
         found = dataclasses.replace(self, **missing)
+        if not isinstance(found.grid, str) or table is not None:
+            assert self.grid is not None
+            times = find_grid(table or self.grid, model.denoiser.schedule, self.steps, model.steps)
+            found = dataclasses.replace(found, grid=times, steps=len(times) - 1)
         found._check(model)
         return found
 
     def _check(self, model: ClipModel) -> None:
-        for name, names in (("sampler", SAMPLERS), ("grid", GRIDS), ("method", (None, *METHODS))):
+        for name, names in (("sampler", SAMPLERS), ("method", (None, *METHODS))):
             if (value := getattr(self, name)) not in names:
                 raise InputError(f"{name}={value!r} must be one of {', '.join(filter(None, names))}")
         assert self.steps is not None
