@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +14,13 @@ from torch import Tensor
 from mmdiff.audio import io
 from mmdiff.audio.baselines import griffin_lim_at_rate, without_network
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.metrics import evaluate, log_spectral_distance
+from mmdiff.audio.metrics import METRICS, evaluate, log_spectral_distance
 from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.devices import threads
 from mmdiff.errors import InputError
+from mmdiff.media.estimates import Estimate, mean_estimate
+from mmdiff.media.tables import Measure, Score
 from mmdiff.progress import track
 
 MEASURES = ("pesq", "stoi", "log_mel_l1", "mcd", "lsd", "mr_stft")
@@ -36,37 +37,23 @@ class System(NamedTuple):
     stochastic: bool
 
 
-@dataclass
-class Score:
-    """How one system did.
+def sound_measures(names: Sequence[str] = MEASURES) -> dict[str, Measure]:
+    """What measures of sound say, by their names in :data:`mmdiff.audio.metrics.METRICS`."""
+    return {name: Measure(name, METRICS[name].unit, METRICS[name].higher_is_better, 3) for name in names}
 
-    Attributes
-    ----------
-    system : str
-    steps : int or None
-        Network evaluations.
-    metrics : dict
-        Mean over files and seeds of each measure.
-    spread : dict
-        Standard deviation, between seeds, of its mean over files; empty for a single seed.
-    diversity : float or None
-        Log-spectral distance in dB between the sounds of two seeds, mean over files.
-    real_time_factor : float
-        Seconds of computation, on one thread, per second of sound.
-    files, seeds : int
-    per_file : dict
-        Measures of each file by its name, means over seeds.
+
+def vocoder_measures(names: Sequence[str] = MEASURES) -> dict[str, Measure]:
+    """What a vocoder's score says: ``steps``, measures of sound, ``real_time_factor`` and ``diversity``.
+
+    The real-time factor is in seconds of computation, on one thread, per second of sound; diversity the
+    log-spectral distance between the sounds of two seeds.
     """
-
-    system: str
-    steps: int | None
-    metrics: dict[str, float]
-    spread: dict[str, float]
-    diversity: float | None
-    real_time_factor: float
-    files: int
-    seeds: int
-    per_file: dict[str, dict[str, float]] = field(default_factory=dict)
+    return {
+        "steps": Measure("evaluations"),
+        **sound_measures(names),
+        "real_time_factor": Measure("RTF", "", False, 3),
+        "diversity": Measure("diversity", "dB", None, 3),
+    }
 
 
 def evaluate_vocoder(
@@ -108,7 +95,9 @@ def evaluate_vocoder(
     Returns
     -------
     list of Score
-        Baselines first, then the model by steps.
+        Of :func:`vocoder_measures`, about ``steps`` (network evaluations), ``files``, ``seeds`` and ``spread`` (the
+        standard deviation, between seeds, of each mean over files), with ``per_file`` measures as details. Baselines
+        first, then the model by steps.
 
     Raises
     ------
@@ -186,29 +175,30 @@ class _Tally:
         return sound
 
     def score(self) -> Score:
-        """Take means, leaving out what does not exist (nan)."""
+        """Take means, leaving out what does not exist (nan); intervals are over files."""
         table = np.array([[[v[m] for m in self.measures] for v in seeds] for seeds in self.values.values()])
-        by_seed = np.nanmean(table, axis=0)  # (seeds, measures)
-        spread = by_seed.std(0, ddof=1) if len(self.seeds) > 1 else ()
-        return Score(
-            system=self.system.name,
-            steps=self.system.steps,
-            metrics=dict(zip(self.measures, map(float, by_seed.mean(0)), strict=True)),
-            spread=dict(zip(self.measures, map(float, spread), strict=False)),
-            diversity=float(np.nanmean(self.distances)) if self.distances else None,
-            real_time_factor=self.elapsed / self.seconds,
-            files=len(self.values),
-            seeds=len(self.seeds),
-            per_file={
-                file: dict(zip(self.measures, map(float, np.mean(rows, axis=0)), strict=True))
-                for file, rows in zip(self.values, table, strict=True)
-            },
-        )
+        by_file = dict(zip(self.values, table.mean(1), strict=True))
+        spread = np.nanmean(table, axis=0).std(0, ddof=1) if len(self.seeds) > 1 else ()
+        means = [mean_estimate(column) for column in torch.from_numpy(table.mean(1)).unbind(1)]
+        measures = dict(zip(self.measures, means, strict=True))
+        measures["real_time_factor"] = Estimate(self.elapsed / self.seconds, samples=len(self.values))
+        if self.distances:
+            measures["diversity"] = mean_estimate(torch.tensor(self.distances))
+        about = {
+            "steps": self.system.steps,
+            "files": len(self.values),
+            "seeds": len(self.seeds),
+            "spread": dict(zip(self.measures, map(float, spread), strict=False)),
+        }
+        per_file = {
+            file: dict(zip(self.measures, map(float, row), strict=True)) for file, row in by_file.items()
+        }
+        return Score(self.system.name, measures, about, {"per_file": per_file})
 
 
 def evaluate_files(
     pairs: Sequence[tuple[Path, Path]], measures: Sequence[str] = MEASURES, progress: bool = True
-) -> dict[str, dict[str, float]]:
+) -> list[Score]:
     """Measure sound files against references, at the lower of the two sampling rates.
 
     Parameters
@@ -219,21 +209,22 @@ def evaluate_files(
 
     Returns
     -------
-    dict
-        Measures by the estimate's name, and their means under "mean".
+    list of Score
+        Of :func:`sound_measures`: the estimates by their names, and "mean".
 
     Raises
     ------
     InputError
         A file cannot be read or the two differ in length by more than 20 ms.
     """
-    results = {}
+    scores = []
     for reference, estimate in track(pairs, "measuring", show=progress):
         rate = min(io.info(reference).sample_rate, io.info(estimate).sample_rate)
         waves = [io.read(path, sample_rate=rate)[0][0] for path in (reference, estimate)]
         try:
-            results[str(estimate)] = evaluate(waves[0], waves[1], rate, measures)
+            found = evaluate(waves[0], waves[1], rate, measures)
         except InputError as error:
             raise InputError(f"{estimate}: {error}") from None
-    means = {name: float(np.nanmean([r[name] for r in results.values()])) for name in measures}
-    return {**results, "mean": means}
+        scores.append(Score(str(estimate), {name: Estimate(value) for name, value in found.items()}))
+    columns = {name: torch.tensor([score.measures[name].value for score in scores]) for name in measures}
+    return [*scores, Score("mean", {name: mean_estimate(column) for name, column in columns.items()})]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
-from mmdiff.commands.report import say, say_json, table
+from mmdiff.commands.report import say, say_json
+from mmdiff.media.tables import markdown_table
 
 if TYPE_CHECKING:
     from mmdiff.video.bench import Row
@@ -71,7 +72,7 @@ def bench(
 def _table(rows: list[Row]) -> str:
     sides = list(rows[0].seconds)
     header = ["", *(f"{side}, s" for side in sides), "times as fast", *(f"{s}, MB" for s in sides), "memory"]
-    return table(
+    return markdown_table(
         header,
         [
             [

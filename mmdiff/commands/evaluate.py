@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import mmdiff
+from mmdiff.commands.report import check_report
 from mmdiff.errors import InputError
 
 
@@ -43,7 +44,7 @@ def evaluate(
     Models of clips: without a reference, moving digits made of captions, judged frame by frame beside real clips
     of the same captions; with a folder of videos, the loss on them, distances between the distributions, and
     prediction of what follows; with --edits, filling in what is missing of real clips, by each way the model
-    has, beside copying, blending and black. Intervals are of 95 %.
+    has, beside copying, blending and black. Intervals are of 95 %; arrows point to what is better.
 
     Parameters
     ----------
@@ -90,17 +91,20 @@ def evaluate(
     dtype : str
         As for "mmdiff vocode".
     out : str, optional
-        JSON file for all results, of sound those of each file among them.
+        File for the results: .json for all numbers, of sound those of each recording among them, or .md for
+        the table.
     json : bool
-        Print one JSON object per row or system instead of a table.
+        Print one JSON object for each system or file instead of a table.
 
     Examples
     --------
     mmdiff evaluate recordings/ --limit 20
     mmdiff evaluate data/speech-16k --split test --mel-presets all -o results.json
-    mmdiff evaluate recordings/ recordings.vocoded/
+    mmdiff evaluate recordings/ recordings.vocoded/ --measures pesq stoi f0_error
+    mmdiff evaluate --model clips-32 -o results.md
     mmdiff evaluate --model clips-32 --captions held-out --steps 10 20 -o results.json
     mmdiff evaluate --model clips-32 --edits --limit 32
+    mmdiff evaluate videos/ --model clips-32 --edits --captions none
     mmdiff evaluate videos/ --split test --model runs/folder/model --features torchvision:r3d_18
     """
     for_sound: dict[str, Any] = {
@@ -118,10 +122,19 @@ def evaluate(
         "features": features,
         "edits": edits,
     }
+    check_report(out)
     if estimate is not None and reference is not None:
         from mmdiff.commands.evaluate_sound import evaluate_sound_files
 
-        _refuse(for_clips, "models of clips, and these are sound files")
+        for_models = {
+            "split": split,
+            "steps": steps,
+            "limit": limit,
+            **for_sound,
+            **for_clips,
+            "measures": None,
+        }
+        _refuse(for_models, "models, and these are sound files")
         evaluate_sound_files(reference, estimate, measures, out, json)
         return 0
     pipeline = mmdiff.load(model, device, dtype)

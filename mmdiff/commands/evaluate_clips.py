@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdiff.commands.evaluate_tables import EDIT_HEADS, digit_table, edit_table, folder_table
-from mmdiff.commands.report import remark, say, say_json, write_json
+from mmdiff.commands.report import remark, report
 from mmdiff.errors import InputError
+from mmdiff.media.tables import ScoreTable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmdiff.video.evaluate import Score
-    from mmdiff.video.evaluate_edits import EditScore
-    from mmdiff.video.evaluate_folder import FolderScore
     from mmdiff.video.generator import ClipGenerator
     from mmdiff.video.judge import DigitJudge
     from mmdiff.video.metrics import FeatureNetwork
@@ -82,7 +79,7 @@ def evaluate_clips(gen: ClipGenerator, options: ClipOptions) -> int:
 
 
 def _digits(gen: ClipGenerator, options: ClipOptions) -> None:
-    from mmdiff.video.evaluate import MEASURES, evaluate_digits, model_system
+    from mmdiff.video.evaluate import COUNTS, MEASURES, evaluate_digits, model_system
     from mmdiff.video.evaluate_captions import PAIRS, check_digit_model, makes_pairs, questions
 
     if options.captions == "none" or options.split is not None:
@@ -106,17 +103,16 @@ def _digits(gen: ClipGenerator, options: ClipOptions) -> None:
         "captions": options.captions or "crossed",
         "num": num,
         "seed": options.first,
+        **options.sampling,
     }
-    if _reported([_record(score, {**shared, **options.sampling}) for score in scores], options):
-        return
-    say(digit_table(scores, MEASURES))
+    report(ScoreTable(scores, COUNTS | MEASURES, turned=True, shared=shared), options.out, options.json)
     if not any("frechet" in score.measures for score in scores):
         remark("too few clips for a Fréchet distance: raise --limit or --num")
 
 
 def _folder(gen: ClipGenerator, options: ClipOptions) -> None:
     from mmdiff.video.evaluate_captions import is_digit_model
-    from mmdiff.video.evaluate_folder import FOLDER_MEASURES, evaluate_folder, folder_clips
+    from mmdiff.video.evaluate_folder import FOLDER_COUNTS, FOLDER_MEASURES, evaluate_folder, folder_clips
 
     if options.captions is not None or options.num is not None:
         raise InputError(
@@ -141,13 +137,13 @@ def _folder(gen: ClipGenerator, options: ClipOptions) -> None:
         **options.sampling,
     )
     shared = {"model": options.model, "folder": options.reference, "seed": options.first, **options.sampling}
-    if not _reported([_record(score, shared) for score in scores], options):
-        say(folder_table(scores, FOLDER_MEASURES))
+    measures = FOLDER_COUNTS | FOLDER_MEASURES
+    report(ScoreTable(scores, measures, turned=True, shared=shared), options.out, options.json)
 
 
 def _edits(gen: ClipGenerator, options: ClipOptions) -> None:
     from mmdiff.video.evaluate_captions import is_digit_model
-    from mmdiff.video.evaluate_edits import EDIT_MEASURES, evaluate_edits
+    from mmdiff.video.evaluate_edits import EDIT_MEASURES, EVALUATIONS, evaluate_edits
 
     steps, count = options.step, options.limit or _EDITED
     digits = options.reference is None
@@ -163,10 +159,9 @@ def _edits(gen: ClipGenerator, options: ClipOptions) -> None:
         "seed": options.first,
         **options.sampling,
     }
-    if not _reported([_record(score, shared) for score in scores], options):
-        say(edit_table(scores, EDIT_MEASURES))
-        for name, meaning in EDIT_MEASURES.items():
-            remark(f"{EDIT_HEADS[name]}: {meaning}")
+    measures = {"evaluations": EVALUATIONS, **EDIT_MEASURES}
+    corner = f"{scores[0].about['clips']} clips"
+    report(ScoreTable(scores, measures, corner, group="task", shared=shared), options.out, options.json)
 
 
 def _digit_clips(gen: ClipGenerator, options: ClipOptions, count: int) -> tuple[Tensor, Sequence[str] | None]:
@@ -224,20 +219,3 @@ def _judge(gen: ClipGenerator) -> DigitJudge:
     judge = load_model("digit-judge", gen.device)
     assert isinstance(judge, DigitJudge)
     return judge
-
-
-def _reported(records: Sequence[Mapping[str, Any]], options: ClipOptions) -> bool:
-    """Write the file and the lines that programs read; say whether that is all."""
-    if options.out is not None:
-        write_json(options.out, list(records))
-    if options.json:
-        for record in records:
-            say_json(record)
-    return options.json
-
-
-def _record(score: Score | FolderScore | EditScore, shared: Mapping[str, Any]) -> dict[str, Any]:
-    measures = {
-        name: value if isinstance(value, float) else value._asdict() for name, value in score.measures.items()
-    }
-    return {**shared, **vars(score), "measures": measures}

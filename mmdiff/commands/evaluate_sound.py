@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdiff.commands.report import failed, say, say_json, table, write_json
+from mmdiff.commands.report import failed, report
 from mmdiff.errors import InputError
+from mmdiff.media.tables import ScoreTable
 
 if TYPE_CHECKING:
-    from mmdiff.audio.evaluate import Score
     from mmdiff.audio.vocoder import Vocoder
 
 _STEPS = (1, 2, 4, 8)
-_MEASURES = ("pesq", "stoi", "log_mel_l1", "mcd", "lsd", "mr_stft")
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def evaluate_recordings(voc: Vocoder, options: SoundOptions) -> int:
     if seeds < 1 or min(steps) < 1 or (options.limit is not None and options.limit < 1):
         raise InputError(f"seeds={seeds}, steps={list(steps)} and limit={options.limit} must be positive")
     measures = _checked(options.measures)
-    from mmdiff.audio.evaluate import evaluate_vocoder
+    from mmdiff.audio.evaluate import evaluate_vocoder, vocoder_measures
     from mmdiff.audio.mel import PRESETS, preset
 
     recordings = _recordings(options.reference, options.split, options.limit)
@@ -55,16 +54,21 @@ def evaluate_recordings(voc: Vocoder, options: SoundOptions) -> int:
     for name, spec in specs.items():
         label = f"{title}, mel {name}"
         scores += evaluate_vocoder(voc, files, default, mel_spec=spec, baselines=False, name=label, **shared)
-    _report(scores, measures, options.out, options.json)
+    # systems are compared on the same recordings, which vary far more: intervals are for programs only
+    told = ScoreTable(
+        scores, vocoder_measures(measures), "system", intervals=False, shared={"model": options.model}
+    )
+    report(told, options.out, options.json)
     return 0 if len(files) == len(recordings) else 1
 
 
-def _checked(measures: list[str]) -> list[str]:
+def _checked(measures: Sequence[str]) -> Sequence[str]:
+    from mmdiff.audio.evaluate import MEASURES
     from mmdiff.audio.metrics import METRICS
 
     if unknown := [name for name in measures if name not in METRICS]:
         raise InputError(f"measures={unknown} must be some of {', '.join(METRICS)}")
-    return measures or list(_MEASURES)
+    return measures or MEASURES
 
 
 def _readable(path: Path) -> bool:
@@ -91,48 +95,15 @@ def _recordings(reference: str, split: str | None, limit: int | None) -> list[Pa
     return [files[i * len(files) // limit] for i in range(limit)]
 
 
-def _report(scores: list[Score], measures: list[str], out: str | None, json: bool) -> None:
-    if out is not None:
-        write_json(out, [asdict(score) for score in scores])
-    if json:
-        for score in scores:
-            say_json({key: value for key, value in asdict(score).items() if key != "per_file"})
-        return
-    header = ["system", "evaluations", *measures, "RTF", "diversity"]
-    rows = [
-        [
-            score.system,
-            _number(score.steps),
-            *(_number(score.metrics[name]) for name in measures),
-            _number(score.real_time_factor),
-            _number(score.diversity),
-        ]
-        for score in scores
-    ]
-    say(table(header, rows))
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
-
-
 def evaluate_sound_files(
-    reference: str, estimate: str, measures: list[str], out: str | None, json: bool
+    reference: str, estimate: str, measures: Sequence[str], out: str | None, json: bool
 ) -> None:
     """Measure sound files against those of the same names, and print what was found."""
     measures = _checked(measures)
-    from mmdiff.audio.evaluate import evaluate_files
+    from mmdiff.audio.evaluate import evaluate_files, sound_measures
 
-    results = evaluate_files(_pairs(Path(reference), Path(estimate)), measures)
-    if out is not None:
-        write_json(out, results)
-    if json:
-        for name, values in results.items():
-            say_json({"file": name, **values})
-    else:
-        say(table(["file", *measures], [[k, *(_number(v[m]) for m in measures)] for k, v in results.items()]))
+    scores = evaluate_files(_pairs(Path(reference), Path(estimate)), measures)
+    report(ScoreTable(scores, sound_measures(measures), "file", kind="file"), out, json)
 
 
 def _pairs(reference: Path, estimate: Path) -> list[tuple[Path, Path]]:

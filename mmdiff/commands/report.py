@@ -6,8 +6,12 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from mmdiff.errors import InputError
+from mmdiff.media.tables import ScoreTable
 
 
 def say(text: str) -> None:
@@ -23,12 +27,34 @@ def say_json(record: Mapping[str, Any]) -> None:
     say(json.dumps(finite(record)))
 
 
-def write_json(path: str, content: Any) -> None:
-    """Write results to a file, null where a number does not exist."""
-    from mmdiff.files import atomic_file
+def check_report(out: str | None) -> None:
+    """Raise InputError unless scores can be written so: before they are measured."""
+    if out is None:
+        return
+    if Path(out).suffix.lower() not in _FORMATS:
+        raise InputError(
+            f"out={out!r} must end in .json, for all numbers, or .md, for the table that is printed"
+        )
+    if Path(out).is_dir():
+        raise InputError(f"out={out!r} must be a file, and is a folder")
 
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(finite(content), indent=1) + "\n", encoding="utf-8")
+
+def report(table: ScoreTable, out: str | None, as_json: bool) -> None:
+    """Print scores as a table, or as one JSON object a line, and write them in the format that ``out`` ends in."""
+    if out is not None:
+        from mmdiff.files import atomic_file
+        from mmdiff.media.writing import naming_errors
+
+        text = _FORMATS[Path(out).suffix.lower()](table)
+        with naming_errors(Path(out), (OSError,)), atomic_file(out) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    if as_json:
+        for record in table.records(details=False):
+            say_json(record)
+        return
+    say(table.markdown())
+    for note in table.notes():
+        remark(note)
 
 
 def silence() -> None:
@@ -46,20 +72,6 @@ def failed(text: str) -> None:
     print(f"failed: {text}", file=sys.stderr, flush=True)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a Markdown table; columns after the first are numbers, set to the right."""
-    widths = [max(len(str(row[i])) for row in (header, *rows)) for i in range(len(header))]
-    rules = [f":{'-' * (w - 1)}" if i == 0 else f"{'-' * (w - 1)}:" for i, w in enumerate(widths)]
-    aligned = [
-        [
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in (header, rules, *rows)
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
-
-
 def finite(value: Any) -> Any:
     """Replace what JSON cannot hold, nan and infinity, by None."""
     if isinstance(value, float):
@@ -69,3 +81,16 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(v) for v in value]
     return value
+
+
+def _json(table: ScoreTable) -> str:
+    return json.dumps(finite(table.records()), indent=1) + "\n"
+
+
+def _markdown(table: ScoreTable) -> str:
+    notes = [f"- {note}" for note in table.notes()]
+    return "\n".join([table.markdown(), *(["", *notes] if notes else ()), ""])
+
+
+_FORMATS = {".json": _json, ".md": _markdown}
+"""How scores are written, by the suffix of the file."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -19,22 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdiff.errors import InputError
+from mmdiff.media.estimates import Estimate, mean_estimate
+from mmdiff.media.tables import SHARE, Measure, Score
 from mmdiff.progress import track
 from mmdiff.video.evaluate_captions import Make, Questions, real_digits
 from mmdiff.video.evaluate_pairs import PairVerdict, judge_pairs, pair_accuracy
+from mmdiff.video.evaluate_tasks import REAL
 from mmdiff.video.generator import ClipGenerator
 from mmdiff.video.judge import DigitJudge, Verdict, judge_clips, verdict_accuracy
-from mmdiff.video.metrics import (
-    clip_features,
-    frechet_distance,
-    inception_score,
-    kernel_distance,
-    memorisation,
-)
-from mmdiff.video.metrics.clips import NORMAL_95, Estimate, Proportion
+from mmdiff.video.metrics import DISTANCES, clip_features, feature_distances, inception_score, memorisation
 from mmdiff.video.metrics.features import FeatureNetwork
 
-REAL = "real clips"
 _REFERENCE, _TRAINING = 1 << 32, 1 << 33  # first seeds of real clips that no measured clip shares
 _CLOSEST = 0.01  # share of held-out clips that are nearer to training than a near-duplicate is allowed to be
 
@@ -50,56 +44,35 @@ class System(NamedTuple):
     """Network evaluations of each clip in the latest call."""
 
 
-@dataclass
-class Score:
-    """How one system did.
-
-    Attributes
-    ----------
-    system : str
-    steps, evaluations : int or None
-        Of the sampler, and of the network for each clip.
-    seconds : float
-        Of computation for each clip.
-    clips, pairs : int
-        Measured clips of one figure and of two.
-    measures : dict from str to Estimate or Proportion
-        See :data:`MEASURES`.
-    """
-
-    system: str
-    steps: int | None
-    evaluations: int | None
-    seconds: float
-    clips: int
-    pairs: int
-    measures: dict[str, Estimate | Proportion] = field(default_factory=dict)
-
-
 MEASURES = {
-    "digit": "frames that show the caption's digit",
-    "motion": "clips that move as told",
-    "colour": "clips of the right colour",
-    "all": "clips with digit, motion and colour right",
-    "steady": "frames that agree with their clip's digit",
-    "empty": "frames that show next to nothing",
-    "smooth": "clips without empty frame or step > 1.5 x real",
-    "step": "largest step of the centre in a clip, pixels",
-    "jump": "largest step of all clips, pixels",
-    "frechet": "Fréchet video distance",
-    "kernel": "kernel video distance",
-    "inception": "inception score",
-    "nearest": "distance to training clips / that of real clips",
-    "duplicates": "clips nearer to training than 99 % of real ones",
-    "pair_digit": "two figures: frames with the digit in its colour",
-    "pair_motion": "two figures: figures that move as told",
-    "pair_all": "two figures: clips with both digits and motions right",
-    "pair_digits": "two figures: recall of the digits, in any colour",
-    "pair_empty": "two figures: frames with nothing in a figure's colour",
-    "pair_neither": "two figures: light of other colours",
+    "digit": Measure("frames that show the caption's digit", SHARE, True),
+    "motion": Measure("clips that move as told", SHARE, True),
+    "colour": Measure("clips of the right colour", SHARE, True),
+    "all": Measure("clips with digit, motion and colour right", SHARE, True),
+    "steady": Measure("frames that agree with their clip's digit", SHARE, True),
+    "empty": Measure("frames that show next to nothing", SHARE, False),
+    "smooth": Measure("clips without empty frame or step > 1.5 x real", SHARE, True),
+    "step": Measure("largest step of the centre in a clip", "pixels"),
+    "jump": Measure("largest step of all clips", "pixels"),
+    **DISTANCES,
+    "inception": Measure("inception score", higher_is_better=True),
+    "nearest": Measure("distance to training clips / that of real clips"),
+    "duplicates": Measure("clips nearer to training than 99 % of real ones", SHARE, False),
+    "pair_digit": Measure("two figures: frames with the digit in its colour", SHARE, True),
+    "pair_motion": Measure("two figures: figures that move as told", SHARE, True),
+    "pair_all": Measure("two figures: clips with both digits and motions right", SHARE, True),
+    "pair_digits": Measure("two figures: recall of the digits, in any colour", SHARE, True),
+    "pair_empty": Measure("two figures: frames with nothing in a figure's colour", SHARE, False),
+    "pair_neither": Measure("two figures: light of other colours", SHARE, False),
 }
-"""Measures of moving digits and what they say."""
-SHARES = ("digit", "motion", "colour", "all", "steady", "empty", "smooth")
+"""Measures of moving digits."""
+COUNTS = {
+    "clips": Measure("clips of one figure"),
+    "pairs": Measure("clips of two figures"),
+    "evaluations": Measure("network evaluations a clip"),
+    "seconds": Measure("seconds a clip", decimals=2),
+}
+"""What a score of moving digits tells about itself, beside the sampler's ``steps``; not of real clips: the last two."""
 
 
 def model_system(
@@ -161,7 +134,7 @@ def evaluate_digits(
     Returns
     -------
     list of Score
-        Real clips first. Distances that samples are too few for are left out.
+        Of :data:`MEASURES` and :data:`COUNTS`, real clips first. Distances that samples are too few for are left out.
 
     Raises
     ------
@@ -203,14 +176,13 @@ class _Nearness:
             clips = (make([self.captions[chosen[n]]], [seed + n])[0] for n in numbers)
             self.rows[what] = clip_features(self.network, clips)
 
-    def measures(self, rows: Tensor) -> Iterator[tuple[str, Estimate | Proportion]]:
-        if min(len(rows), self.count) > rows.shape[1]:
-            yield "frechet", frechet_distance(self.rows["real"], rows)
-        if len(rows) > 2:
-            yield "kernel", kernel_distance(self.rows["real"], rows)
+    def measures(self, rows: Tensor) -> dict[str, Estimate]:
         found = memorisation(rows, self.rows["training"], self.rows["real"], _CLOSEST)
-        yield "nearest", Estimate(found.ratio, math.nan, math.nan, len(rows), self.count)
-        yield "duplicates", found.duplicates
+        return {
+            **feature_distances(self.rows["real"], rows),
+            "nearest": Estimate(found.ratio, samples=len(rows), real=self.count),
+            "duplicates": found.duplicates,
+        }
 
 
 def _score(
@@ -230,11 +202,12 @@ def _score(
     for begin, clips, _ in _made(system, asked.pair_captions, after, batch, progress, label):
         pairs.append(judge_pairs(clips, asked.pair_labels[begin : begin + len(clips)], judge))
     verdict = Verdict(*(torch.cat(column) for column in zip(*verdicts, strict=True)))
-    measures: dict[str, Estimate | Proportion] = {
+    steps = largest_steps(verdict)
+    measures = {
         **verdict_accuracy(verdict, asked.labels),
-        "step": mean_estimate(steps := largest_steps(verdict)),
-        "jump": Estimate(float(steps.max()) if len(steps) else math.nan, math.nan, math.nan, len(steps)),
-        **dict(near.measures(torch.cat(rows))),
+        "step": mean_estimate(steps),
+        "jump": Estimate(float(steps.max()) if len(steps) else math.nan, samples=len(steps)),
+        **near.measures(torch.cat(rows)),
     }
     if len(asked.captions) >= 40:  # two splits of twenty
         splits = min(10, max(2, len(asked.captions) // 100))
@@ -242,15 +215,14 @@ def _score(
     if pairs:
         together = PairVerdict(*(torch.cat(column) for column in zip(*pairs, strict=True)))
         measures |= {f"pair_{name}": share for name, share in pair_accuracy(together).items()}
-    return Score(
-        system.name,
-        system.steps,
-        evaluations,
-        elapsed / len(asked.captions),
-        len(asked.captions),
-        len(asked.pair_captions),
-        {name: measures[name] for name in MEASURES if name in measures},
-    )
+    about = {
+        "steps": system.steps,
+        "evaluations": evaluations,
+        "seconds": None if system.evaluations is None else elapsed / len(asked.captions),
+        "clips": len(asked.captions),
+        "pairs": len(asked.pair_captions),
+    }
+    return Score(system.name, {name: measures[name] for name in MEASURES if name in measures}, about)
 
 
 def _made(
@@ -277,12 +249,3 @@ def largest_steps(verdict: Verdict) -> Tensor:
     """Each clip's largest step of the centre of light, in pixels at 32 x 32; clips without light are left out."""
     most = verdict.steps.nan_to_num(nan=-1.0).amax(1)
     return most[most >= 0].double()
-
-
-def mean_estimate(values: Tensor) -> Estimate:
-    """Mean of values (N,) with its normal interval; nan where there are none."""
-    if not len(values):
-        return Estimate(math.nan, math.nan, math.nan, 0)
-    mean = float(values.double().mean())
-    error = NORMAL_95 * float(values.double().std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Estimate(mean, mean - error, mean + error, len(values))

@@ -5,12 +5,9 @@ Every way of making a clip agree with what is known runs with the same model, cl
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,18 +15,17 @@ from mmdiff.diffusion.measurement import Measurement
 from mmdiff.diffusion.reconstruction import NoisedReplacement
 from mmdiff.diffusion.solver_tools import DenoiserFn
 from mmdiff.errors import InputError
+from mmdiff.media.estimates import Estimate, bootstrapped, mean_estimate, wilson
+from mmdiff.media.tables import SHARE, Measure, Score
 from mmdiff.progress import track
 from mmdiff.video import edits
 from mmdiff.video.convert import convert
 from mmdiff.video.drawing import Drawing, block_seed
-from mmdiff.video.evaluate import mean_estimate
-from mmdiff.video.evaluate_tasks import Task, edit_tasks
+from mmdiff.video.evaluate_tasks import REAL, Task, edit_tasks
 from mmdiff.video.generator import ClipGenerator
 from mmdiff.video.judge import DigitJudge, judge_clips
-from mmdiff.video.metrics.clips import Estimate, Proportion, wilson
 from mmdiff.video.metrics.pictures import ssim_map
 
-REAL = "real clips"
 METHODS = {
     "trained": "trained condition",
     "reconstruction": "reconstruction guidance",
@@ -38,36 +34,18 @@ METHODS = {
 }
 """Ways to make a result agree with what is known."""
 EDIT_MEASURES = {
-    "psnr": "of the unknown part",
-    "ssim": "of windows about unknown pixels",
-    "seam": "change across the border of what is known / real clips'",
-    "motion": "change of unknown pixels from frame to frame / real clips'",
-    "digit": "frames with unknown pixels that show the known frames' digit",
+    "psnr": Measure("PSNR", "dB", True, note="of the unknown part"),
+    "ssim": Measure("SSIM", "", True, note="of windows about unknown pixels"),
+    "seam": Measure("seam", note="change across the border of what is known / real clips'"),
+    "motion": Measure("motion", note="change of unknown pixels from frame to frame / real clips'"),
+    "digit": Measure(
+        "digit", SHARE, True, note="frames with unknown pixels that show the known frames' digit"
+    ),
 }
-"""Measures of filled-in clips and what they say."""
-_RESAMPLES = 1000  # of the bootstrap
+"""Measures of filled-in clips."""
+EVALUATIONS = Measure("evaluations")
+"""Of the network for each clip; a reconstruction's backward passes are not counted."""
 _MARGIN = 5  # pixels that a window of SSIM reaches beyond its middle
-
-
-@dataclass
-class EditScore:
-    """How one system did at one task.
-
-    Attributes
-    ----------
-    task, system : str
-    clips : int
-    evaluations : int or None
-        Of the network for each clip; a reconstruction's backward passes are not counted.
-    measures : dict from str to Estimate or Proportion
-        See :data:`EDIT_MEASURES`.
-    """
-
-    task: str
-    system: str
-    clips: int
-    evaluations: int | None
-    measures: dict[str, Estimate | Proportion] = field(default_factory=dict)
 
 
 def evaluate_edits(
@@ -84,7 +62,7 @@ def evaluate_edits(
     seed: int = 0,
     batch: int = 4,
     progress: bool = True,
-) -> list[EditScore]:
+) -> list[Score]:
     """Leave something of real clips out in several ways, have it filled in, and compare.
 
     Parameters
@@ -111,8 +89,9 @@ def evaluate_edits(
 
     Returns
     -------
-    list of EditScore
-        Task by task: real clips, baselines, methods.
+    list of Score
+        Of :data:`EDIT_MEASURES`, about ``task``, ``clips`` and ``evaluations``. Task by task: real clips,
+        baselines, methods.
 
     Raises
     ------
@@ -142,7 +121,11 @@ def evaluate_edits(
         rows += [(name, baseline(real), None) for name, baseline in task.baselines.items()]
         rows += [(METHODS[m], *made[task.name, m]) for t, m in plan if t is task]
         scores += [
-            EditScore(task.name, name, len(real), count, edit_measures(task.known, real, estimate, judge))
+            Score(
+                name,
+                edit_measures(task.known, real, estimate, judge),
+                {"task": task.name, "clips": len(real), "evaluations": count},
+            )
             for name, estimate, count in rows
         ]
     return scores
@@ -184,7 +167,7 @@ def _filled(
 
 def edit_measures(
     known: Tensor, real: Tensor, made: Tensor, judge: DigitJudge | None = None
-) -> dict[str, Estimate | Proportion]:
+) -> dict[str, Estimate]:
     """Compare clips of which part was filled in with the real ones.
 
     Parameters
@@ -195,7 +178,7 @@ def edit_measures(
 
     Returns
     -------
-    dict from str to Estimate or Proportion
+    dict from str to Estimate
         ``psnr`` is that of the mean squared error of all clips' unknown pixels, at a peak of 1. ``ssim``: mean
         over windows about unknown pixels. ``seam``: mean absolute difference of neighbours, in time or space,
         of which one is known, over that of real clips; nan where none is. ``motion``: the same of successive
@@ -205,7 +188,7 @@ def edit_measures(
     """
     hidden = ~known
     error = ((made - real) / 2).square()[:, :, hidden].double().mean((1, 2))
-    measures: dict[str, Estimate | Proportion] = {"psnr": bootstrapped(_decibels, error)}
+    measures = {"psnr": bootstrapped(_decibels, error)}
     if min(real.shape[-2:]) > 2 * _MARGIN:
         about = hidden[:, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
         values = [ssim_map(a, b)[:, about].mean() for a, b in zip(real, made, strict=True)]
@@ -218,27 +201,6 @@ def edit_measures(
     if judge is not None:
         measures["digit"] = _agreement(known, real, made, judge)
     return measures
-
-
-def bootstrapped(statistic: Callable[[Tensor], Tensor], samples: Tensor, seed: int = 0) -> Estimate:
-    """A statistic of independent samples with its bootstrap percentile interval (Efron 1979).
-
-    Parameters
-    ----------
-    statistic : callable
-        Samples (..., N) or (..., N, 2) to (...).
-    samples : Tensor, shape (N,) or (N, 2)
-    seed : int
-    """
-    value = float(statistic(samples))
-    if len(samples) < 2 or not math.isfinite(value):
-        return Estimate(value, math.nan, math.nan, len(samples))
-    random = np.random.default_rng(seed)
-    draws = torch.from_numpy(random.integers(len(samples), size=(_RESAMPLES, len(samples))))
-    found = statistic(samples[draws]).numpy()
-    found = found[~np.isnan(found)]  # all of what was drawn stood still
-    low, high = np.quantile(found, (0.025, 0.975), method="inverted_cdf")
-    return Estimate(value, float(low), float(high), len(samples))
 
 
 def _decibels(error: Tensor) -> Tensor:
@@ -268,7 +230,7 @@ def _change(video: Tensor, pairs: Sequence[Tensor]) -> Tensor:
     return torch.stack(sums).sum(0)
 
 
-def _agreement(known: Tensor, real: Tensor, made: Tensor, judge: DigitJudge) -> Proportion:
+def _agreement(known: Tensor, real: Tensor, made: Tensor, judge: DigitJudge) -> Estimate:
     whole = known.flatten(1).all(1)
     looked_at = whole if bool(whole.any()) else torch.ones_like(whole)
     told = judge_clips(real, judge).digits[:, looked_at].mode(1).values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +11,32 @@ import torch
 from torch import Tensor
 
 from mmdiff.errors import InputError
+from mmdiff.media.estimates import Estimate
+from mmdiff.media.tables import Measure, Score
 from mmdiff.progress import track
 from mmdiff.video.data import VideoClips, collate_clips
-from mmdiff.video.evaluate_edits import evaluate_edits
-from mmdiff.video.evaluate_tasks import prediction_task
+from mmdiff.video.evaluate_edits import EDIT_MEASURES, evaluate_edits
+from mmdiff.video.evaluate_tasks import REAL, prediction_task
 from mmdiff.video.generator import ClipGenerator
 from mmdiff.video.layouts import find_videos
-from mmdiff.video.metrics import clip_features, frechet_distance, kernel_distance
-from mmdiff.video.metrics.clips import Estimate, Proportion
+from mmdiff.video.metrics import DISTANCES, clip_features, feature_distances
 from mmdiff.video.metrics.features import FeatureNetwork
 from mmdiff.video.model import ClipModel
 from mmdiff.video.validation import NOISE, noise_losses
 
-REAL = "real clips"
 FOLDER_MEASURES = {
-    "loss": "denoising loss (v), mean over noise levels",
-    **{f"loss_at_{level:g}": f"  at ln(sigma/alpha) = {level:g}" for level in NOISE},
-    "frechet": "Fréchet video distance",
-    "kernel": "kernel video distance",
-    "psnr": "prediction: PSNR, dB",
-    "ssim": "prediction: SSIM",
-    "seam": "prediction: change across the seam / real clips'",
-    "motion": "prediction: change from frame to frame / real clips'",
+    "loss": Measure("denoising loss (v), mean over noise levels", "", False, 4),
+    **{f"loss_at_{level:g}": Measure(f"  at ln(sigma/alpha) = {level:g}", "", False, 4) for level in NOISE},
+    **DISTANCES,
+    "psnr": EDIT_MEASURES["psnr"]._replace(title="prediction: PSNR"),
+    "ssim": EDIT_MEASURES["ssim"]._replace(title="prediction: SSIM"),
+    "seam": Measure("prediction: change across the seam / real clips'"),
+    "motion": Measure("prediction: change from frame to frame / real clips'"),
 }
-"""Measures of a model on videos and what they say."""
+"""Measures of a model on videos."""
+FOLDER_COUNTS = {"clips": Measure("clips"), "evaluations": Measure("network evaluations a clip")}
+"""What a score of a folder tells about itself."""
 _REFERENCE = 3  # real clips for each measured one, that distances are measured to
-
-
-@dataclass
-class FolderScore:
-    """How one system did on a folder of videos.
-
-    Attributes
-    ----------
-    system : str
-    clips : int
-    evaluations : int or None
-        Network evaluations of each clip made.
-    measures : dict from str to Estimate, Proportion or float
-        See :data:`FOLDER_MEASURES`.
-    """
-
-    system: str
-    clips: int
-    evaluations: int | None = None
-    measures: dict[str, Estimate | Proportion | float] = field(default_factory=dict)
 
 
 def folder_clips(
@@ -89,7 +69,7 @@ def evaluate_folder(
     seed: int = 0,
     batch: int = 4,
     progress: bool = True,
-) -> list[FolderScore]:
+) -> list[Score]:
     """Measure a model of clips on videos.
 
     Parameters
@@ -114,15 +94,16 @@ def evaluate_folder(
 
     Returns
     -------
-    list of FolderScore
-        Real clips, copying the last frame, and the model.
+    list of Score
+        Of :data:`FOLDER_MEASURES` and :data:`FOLDER_COUNTS`: real clips, copying the last frame, and the model.
     """
     if count < 1 or batch < 1:
         raise InputError(f"count={count} and batch={batch} must be positive")
     items = [for_model(clips[n], gen.model) for n in track(range(count), "reading", show=progress)]
     settings: dict[str, Any] = {"steps": steps, "sampler": sampler, "guidance": guidance, "seed": seed}
-    real, made = FolderScore(REAL, count), FolderScore(name, count)
-    made.measures |= noise_losses(gen.model, items, count, batch, NOISE, seed, gen.encode)
+    real, made = (Score(system, about={"clips": count, "evaluations": None}) for system in (REAL, name))
+    losses = noise_losses(gen.model, items, count, batch, NOISE, seed, gen.encode)
+    made.measures |= {what: Estimate(loss, samples=count) for what, loss in losses.items()}
     if features is not None:
         videos = [item["video"] for item in items]
         further = (for_model(clips[n], gen.model)["video"] for n in range(count, (1 + _REFERENCE) * count))
@@ -130,21 +111,21 @@ def evaluate_folder(
             reference = clip_features(
                 features, track(further, "real clips", total=_REFERENCE * count, show=progress)
             )
-            real.measures |= _distances(reference, clip_features(features, videos))
+            real.measures |= feature_distances(reference, clip_features(features, videos))
             drawn = _drawn(gen, items, settings, batch, progress)
-            made.measures |= _distances(reference, clip_features(features, drawn))
-        made.evaluations = gen.evaluations
+            made.measures |= feature_distances(reference, clip_features(features, drawn))
+        made.about["evaluations"] = gen.evaluations
     return [real, *_predicted(gen, items, made, settings, batch, progress)]
 
 
 def _predicted(
     gen: ClipGenerator,
     items: Sequence[Mapping[str, Any]],
-    made: FolderScore,
+    made: Score,
     settings: Mapping[str, Any],
     batch: int,
     progress: bool,
-) -> list[FolderScore]:
+) -> list[Score]:
     """Measure prediction, and put the model's own into its score."""
     videos = torch.stack([item["video"] for item in items])
     if videos.shape[2] < 2:
@@ -163,17 +144,9 @@ def _predicted(
         **settings,
     )
     made.measures |= filled.measures
-    made.evaluations = made.evaluations or filled.evaluations
-    return [FolderScore(copied.system, copied.clips, None, dict(copied.measures)), made]
-
-
-def _distances(reference: Tensor, rows: Tensor) -> dict[str, Estimate]:
-    found = {}
-    if min(len(rows), len(reference)) > rows.shape[1]:
-        found["frechet"] = frechet_distance(reference, rows)
-    if min(len(rows), len(reference)) > 2:
-        found["kernel"] = kernel_distance(reference, rows)
-    return found
+    made.about["evaluations"] = made.about["evaluations"] or filled.about["evaluations"]
+    about = {"clips": copied.about["clips"], "evaluations": None}
+    return [Score(copied.name, copied.measures, about), made]
 
 
 def _drawn(

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from mmdiff.errors import InputError
+from mmdiff.media.estimates import Estimate, wilson
 from mmdiff.video.digits import COLOURS
 from mmdiff.video.judge import DigitJudge, as_video, judge_clips
-from mmdiff.video.metrics.clips import Proportion, wilson
 
 _OVERLAY = 0.1  # better than either colour alone, in RGB, before an overlay is believed
 _REACH = 0.4  # of a pixel's brightness: what is further from all three is neither colour
@@ -118,7 +118,7 @@ def judge_pairs(video: Tensor, labels: Tensor, judge: DigitJudge) -> PairVerdict
     )
 
 
-def pair_accuracy(verdict: PairVerdict) -> dict[str, Proportion]:
+def pair_accuracy(verdict: PairVerdict) -> dict[str, Estimate]:
     """Means over clips of what :func:`judge_pairs` says; intervals rest on the number of clips."""
     return {
         name: wilson(min(1.0, float(values.mean())), len(values))

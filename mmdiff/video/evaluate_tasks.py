@@ -15,6 +15,8 @@ from mmdiff.video.edits import Edit
 from mmdiff.video.small import shrink
 from mmdiff.video.validation import copy_nearest
 
+REAL = "real clips"
+"""Name of what models are measured beside."""
 _EVERY = 5  # frames between key frames
 
 Baseline = Callable[[Tensor], Tensor]

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmdiff.errors import InputError
+from mmdiff.media.estimates import Estimate, wilson
 from mmdiff.video.digits import COLOURS, DIGITS, MOTIONS, VELOCITIES, Figure
 from mmdiff.video.judge_network import CHUNK, LIT, frames_of, light_of, mean_colours
 from mmdiff.video.judge_network import SIDE as SIDE
 from mmdiff.video.judge_network import DigitJudge as DigitJudge
 from mmdiff.video.judge_network import as_video as as_video
-from mmdiff.video.metrics.clips import Proportion, wilson
 from mmdiff.video.metrics.coherence import centroids
 
 NONE = -1
@@ -88,7 +88,7 @@ def judge_clips(video: Tensor, judge: DigitJudge) -> Verdict:
     return Verdict(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def caption_accuracy(video: Tensor, labels: Tensor, judge: DigitJudge) -> dict[str, Proportion]:
+def caption_accuracy(video: Tensor, labels: Tensor, judge: DigitJudge) -> dict[str, Estimate]:
     """Compare clips with what their captions say.
 
     Frames of a clip are not independent, so the intervals of shares of frames rest on the number of clips: they
@@ -103,7 +103,7 @@ def caption_accuracy(video: Tensor, labels: Tensor, judge: DigitJudge) -> dict[s
 
     Returns
     -------
-    dict from str to Proportion
+    dict from str to Estimate
         ``digit``: share of frames that show the caption's digit. ``motion``, ``colour``: of clips. ``all``: of
         clips whose most frequent digit, motion and colour are all right. ``steady``: share of frames that
         agree with the most frequent digit of their clip. ``empty``: share of frames that show nothing. ``smooth``:
@@ -124,7 +124,7 @@ def caption_accuracy(video: Tensor, labels: Tensor, judge: DigitJudge) -> dict[s
     return verdict_accuracy(judge_clips(video, judge), labels)
 
 
-def verdict_accuracy(verdict: Verdict, labels: Tensor) -> dict[str, Proportion]:
+def verdict_accuracy(verdict: Verdict, labels: Tensor) -> dict[str, Estimate]:
     """Like :func:`caption_accuracy`, of what was said about clips that need not be in memory any more."""
     digit, motion, colour = labels.to(verdict.digit.device).unbind(1)
     right = {"motion": verdict.motion == motion, "colour": verdict.colour == colour}

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmdiff.media.estimates import Estimate
 from mmdiff.training import Trainer, Validation, load_weights
 from mmdiff.video.digits import DIGITS, Figure, MovingDigits, handwriting
 from mmdiff.video.judge import SIDE, DigitJudge, caption_accuracy, crossed_captions
-from mmdiff.video.metrics.clips import Proportion
 
 _GLYPH = 0.6  # of a frame's side: the canvas on which digits come out 15 of 32 pixels high
 _FINE = 3  # samples a pixel along each axis
@@ -151,7 +151,7 @@ def real_clips(
 
 def real_accuracy(
     judge: DigitJudge, split: str = "test", rounds: int = 1, seed: int = 0
-) -> dict[str, Proportion]:
+) -> dict[str, Estimate]:
     """:func:`mmdiff.video.judge.caption_accuracy` of real clips: ``rounds`` times the 300 crossed labels."""
     labels = crossed_captions()[1].repeat(rounds, 1)
     return caption_accuracy(real_clips(labels, split, seed), labels, judge)

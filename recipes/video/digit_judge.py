@@ -67,8 +67,8 @@ def main(
         "held_out_accuracy": {name: share.value for name, share in accuracy.items()},
     }
     folder = save_model(judge, run_dir / "model", extra=extra)
-    for name, (value, low, high, clips) in accuracy.items():
-        print(f"{name:8} {value:.4f}  [{low:.4f}, {high:.4f}]  {clips} clips")
+    for name, share in accuracy.items():
+        print(f"{name:8} {share}")
     print(f"saved {folder}")
 
 

@@ -49,16 +49,19 @@ def test_tally_takes_means_over_files_and_seeds_without_nan():
     tally = _Tally(System("x", 3, synthesise, True), (0, 1), ("mr_stft", "lsd"))
     wave = torch.sin(torch.arange(4000) / 7)
     tally.add("long", wave, torch.zeros(1, 1), 4000, 16_000)
+    tally.add("other", wave.flip(0) / 2, torch.zeros(1, 1), 4000, 16_000)
     with pytest.warns(UserWarning, match="fewer than 1024"):
         tally.add("short", wave[:500], torch.zeros(1, 1), 500, 16_000)
     score = tally.score()
-    assert set(score.per_file) == {"long", "short"}
-    assert math.isnan(score.per_file["short"]["lsd"])
-    assert score.metrics["lsd"] == pytest.approx(score.per_file["long"]["lsd"])
-    assert score.diversity is not None
-    assert 0 < score.diversity < 10
-    assert score.seeds == 2
-    assert tally.seconds == pytest.approx(2 * 4500 / 16_000)
+    per_file = score.details["per_file"]
+    assert set(per_file) == {"long", "other", "short"}
+    assert math.isnan(per_file["short"]["lsd"])
+    found, low, high = score.measures["lsd"], *sorted(per_file[name]["lsd"] for name in ("long", "other"))
+    middle, reach = (low + high) / 2, 1.96 * (high - low) / 2
+    assert found[:4] == pytest.approx((middle, middle - reach, middle + reach, 2), rel=1e-4)
+    assert 0 < score.measures["diversity"].value < 10
+    assert score.about["seeds"] == 2
+    assert tally.seconds == pytest.approx(2 * 8500 / 16_000)
 
 
 def test_zero_noise_is_deterministic_and_seeds_differ(tiny_model, clips):
@@ -67,11 +70,11 @@ def test_zero_noise_is_deterministic_and_seeds_differ(tiny_model, clips):
     files = [Path(clips) / "italian.flac"]
     scores = evaluate_vocoder(voc, files, (2,), seeds=(0, 1), measures=("lsd",), progress=False)
     assert torch.get_num_threads() == threads
-    by_name = {score.system: score for score in scores}
-    assert by_name["zero noise"].diversity is None
-    assert by_name["model"].diversity > 0.1
-    assert by_name["model"].spread["lsd"] > 0
-    assert all(score.real_time_factor > 0 for score in scores)
+    by_name = {score.name: score for score in scores}
+    assert "diversity" not in by_name["zero noise"].measures
+    assert by_name["model"].measures["diversity"].value > 0.1
+    assert by_name["model"].about["spread"]["lsd"] > 0
+    assert all(score.measures["real_time_factor"].value > 0 for score in scores)
 
 
 def test_nothing_to_evaluate_is_an_error(tiny_model):

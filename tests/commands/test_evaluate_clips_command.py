@@ -12,7 +12,7 @@ from mmdiff.hub import save_model
 from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
 from mmdiff.video.conditioning import ConditionedNetwork
 from mmdiff.video.digit_files import write_digits
-from mmdiff.video.evaluate import MEASURES
+from mmdiff.video.evaluate import COUNTS, MEASURES
 from mmdiff.video.judge import crossed_captions
 from mmdiff.video.model import ClipModel
 from mmdiff.video.unet import SpaceTimeUNet
@@ -58,16 +58,19 @@ def test_moving_digits_beside_real_ones(mmdiff_command, clips_model, features, t
     header, rows = table(outcome.out)
     assert header == ["", "real clips", "tiny-clips, 1 steps", "tiny-clips, 2 steps"]
     assert rows["network evaluations a clip"] == ["", "1", "2"]
-    assert rows["clips of one figure"] == rows["clips of two figures"] == ["5", "5", "5"]
+    assert rows[COUNTS["clips"].title] == rows[COUNTS["pairs"].title] == ["5", "5", "5"]
     real, one, two = json.loads(out.read_text())
     assert (one["captions"], one["num"], one["seed"], one["steps"], two["steps"]) == ("crossed", 1, 3, 1, 2)
     assert list(real["measures"]) == [name for name in MEASURES if name != "inception"]
     share = real["measures"]["digit"]
-    assert share["trials"] == 5
+    assert share["samples"] == 5
+    assert (share["unit"], share["higher_is_better"]) == ("share", True)
     text = f"{100 * share['value']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
-    assert rows[MEASURES["digit"]][0] == text
+    assert rows[MEASURES["digit"].label][0] == text
     assert real["measures"]["frechet"]["real"] == 100
-    assert f"{MEASURES['kernel']} (100 real)" in rows
+    assert {f"{MEASURES[name].label} (100 real)" for name in ("frechet", "frechet_plug_in", "kernel")} < set(
+        rows
+    )
 
 
 def test_held_out_captions_as_json(mmdiff_command, clips_model, features):
@@ -80,11 +83,12 @@ def test_held_out_captions_as_json(mmdiff_command, clips_model, features):
     assert math.isfinite(model["measures"]["kernel"]["value"])
 
 
-def test_edits_of_digits_beside_baselines(mmdiff_command, clips_model):
-    outcome = mmdiff_command("evaluate", "--model", clips_model, "--edits", "--limit", 2)
+def test_edits_of_digits_beside_baselines(mmdiff_command, clips_model, tmp_path):
+    out = tmp_path / "edits.md"
+    outcome = mmdiff_command("evaluate", "--model", clips_model, "--edits", "--limit", 2, "-o", out)
     assert outcome.status == 0, outcome.err
     header, rows = table(outcome.out)
-    assert header == ["2 clips", "evaluations", "PSNR, dB", "SSIM", "seam", "motion", "digit"]
+    assert header == ["2 clips", "evaluations", "PSNR, dB ↑", "SSIM ↑", "seam", "motion", "digit ↑"]
     names = [line.split("|")[1].strip() for line in outcome.out.splitlines()[2:]]
     assert names[:6] == [
         "**prediction**",
@@ -97,6 +101,9 @@ def test_edits_of_digits_beside_baselines(mmdiff_command, clips_model):
     assert names.count("real clips") == 6
     assert rows["copying the last frame"][3:5] == ["0.00 [0.00, 0.00]", "0.00 [0.00, 0.00]"]
     assert "note: seam: change across the border" in outcome.err
+    written = out.read_text(encoding="utf-8")
+    assert written.startswith(outcome.out)
+    assert "\n\n- PSNR: of the unknown part\n- SSIM:" in written
 
 
 def test_folder_of_videos(mmdiff_command, clips_model, features, tmp_path):
@@ -107,7 +114,7 @@ def test_folder_of_videos(mmdiff_command, clips_model, features, tmp_path):
     header, rows = table(outcome.out)
     assert header == ["", "real clips", "copying the last frame", "tiny-clips"]
     assert rows["clips"] == ["4", "4", "4"]
-    assert float(rows["denoising loss (v), mean over noise levels"][2]) > 0
+    assert float(rows["denoising loss (v), mean over noise levels ↓"][2]) > 0
     assert mmdiff_command(*asked).out == outcome.out
     edits = mmdiff_command(*asked, "--edits", "--json")
     assert edits.status == 0, edits.err
@@ -123,6 +130,7 @@ def test_folder_of_videos(mmdiff_command, clips_model, features, tmp_path):
         (("--captions", "none"), "captions='none' and split must be left out"),
         (("--features", "i3d"), "features='i3d' must be judge"),
         (("--num", 0), "num=0"),
+        (("-o", "results.txt"), "out='results.txt' must end in .json, for all numbers, or .md"),
     ],
 )
 def test_what_does_not_go_with_clips_is_a_usage_error(mmdiff_command, clips_model, options, message):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from mmdiff.audio import io
 
 FAST = ("--measures", "lsd", "log_mel_l1")
@@ -13,7 +15,7 @@ def test_table_has_baselines_and_every_number_of_steps(mmdiff_command, tiny_mode
     outcome = mmdiff_command("evaluate", speech, *options)
     assert outcome.status == 0, outcome.err
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in outcome.out.splitlines()]
-    assert rows[0] == ["system", "evaluations", "lsd", "log_mel_l1", "RTF", "diversity"]
+    assert rows[0] == ["system", "evaluations", "lsd, dB ↓", "log_mel_l1, Np ↓", "RTF ↓", "diversity, dB"]
     assert [row[:2] for row in rows[2:]] == [
         ["Griffin-Lim, 60 iterations", ""],
         ["no network", ""],
@@ -23,7 +25,7 @@ def test_table_has_baselines_and_every_number_of_steps(mmdiff_command, tiny_mode
         ["tiny, mel hifigan-22k", "2"],
     ]
     scores = json.loads(out.read_text())
-    assert [f"{score['metrics']['lsd']:.3f}" for score in scores] == [row[2] for row in rows[2:]]
+    assert [f"{score['measures']['lsd']['value']:.3f}" for score in scores] == [row[2] for row in rows[2:]]
     assert list(scores[0]["per_file"]) == [str(speech)]
 
 
@@ -36,7 +38,35 @@ def test_files_against_files(mmdiff_command, speech, tmp_path):
     assert outcome.status == 0, outcome.err
     rows = [json.loads(line) for line in outcome.out.splitlines()]
     assert [row["file"] for row in rows] == [str(tmp_path / "est" / "one.wav"), "mean"]
-    assert abs(rows[0]["lsd"] - 6.02) < 0.05  # a gain of a half, in dB
+    assert all(abs(row["measures"]["lsd"]["value"] - 6.02) < 0.05 for row in rows)  # a gain of a half, in dB
+
+
+def test_the_files_table_is_written_as_it_is_printed(mmdiff_command, speech, tmp_path):
+    out = tmp_path / "new" / "Results.MD"
+    outcome = mmdiff_command("evaluate", speech, speech, "--measures", "log_mel_l1", "-o", out)
+    assert outcome.status == 0, outcome.err
+    assert out.read_text(encoding="utf-8") == outcome.out
+    assert [row.split("|")[2].strip() for row in outcome.out.splitlines()] == [
+        "log_mel_l1, Np ↓", "---------------:", "0.000", "0.000"
+    ]  # fmt: skip
+    assert [file.name for file in out.parent.iterdir()] == ["Results.MD"]
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("x.csv", "must end in .json"), ("x", "must end in"), ("a.md", "is a folder")]
+)
+def test_a_file_of_another_kind_is_refused_before_the_work(mmdiff_command, tmp_path, out, message):
+    (tmp_path / "a.md").mkdir()
+    outcome = mmdiff_command("evaluate", tmp_path / "missing", "--model", "missing", "-o", tmp_path / out)
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert "missing" not in outcome.err
+
+
+def test_options_of_models_are_refused_with_files(mmdiff_command, speech):
+    outcome = mmdiff_command("evaluate", speech, speech, "--limit", 3, "--seeds", 1, "--edits")
+    assert outcome.status == 2
+    assert "--limit, --seeds, --edits must be left out: for models, and these are sound files" in outcome.err
 
 
 def test_nothing_to_pair_is_a_usage_error(mmdiff_command, speech, folder):

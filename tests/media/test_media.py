@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import time
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -18,10 +21,12 @@ from mmdiff.errors import InputError
 from mmdiff.media.blocks import rebuffer
 from mmdiff.media.cache import fingerprint, on_threads, report_broken, state_of, writing_to
 from mmdiff.media.draws import draw_by_length, item_rng
+from mmdiff.media.estimates import Estimate, bootstrapped, mean_estimate, wilson
 from mmdiff.media.folders import subfolders, walk
 from mmdiff.media.manifests import lines, records
 from mmdiff.media.measures import Metric, chosen, undefined
 from mmdiff.media.splits import apart, hold_out
+from mmdiff.media.tables import SHARE, Measure, Score, ScoreTable, markdown_table
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -204,3 +209,85 @@ def test_measures_are_chosen_by_name():
         chosen(["three"], known)
     with pytest.warns(UserWarning, match="two is undefined here and counts as nan: too short"):
         assert np.isnan(undefined("two", "too short"))
+
+
+def test_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
+    values = torch.randn(400, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    normal, found = mean_estimate(values), bootstrapped(lambda x: x.mean(-1), values)
+    assert found.value == normal.value
+    assert (found.low, found.high) == pytest.approx((normal.low, normal.high), abs=0.01)
+
+
+def test_means_leave_out_what_does_not_exist() -> None:
+    found = mean_estimate(torch.tensor([1.0, math.nan, 3.0]))
+    assert found[:4] == pytest.approx((2, 2 - 1.96, 2 + 1.96, 2), abs=1e-3)
+    one, none = mean_estimate(torch.tensor([4.0])), mean_estimate(torch.tensor([math.nan]))
+    assert (one.value, one.samples, none.samples) == (4, 1, 0)
+    assert all(math.isnan(x) for x in (one.low, one.high, none.value, none.low))
+
+
+TABLE = ScoreTable(
+    [
+        Score("real", {"right": wilson(1.0, 10)}, {"task": "a", "evaluations": None}),
+        Score("x|y", {"right": wilson(0.5, 10), "far": Estimate(0.01234, 0.01, 0.02, 10, 500)}, {"task": "a"}),
+        Score("z", {"far": Estimate(1234.5, samples=9, real=500)}, {"task": "b", "evaluations": 19}, {"all": [1]}),
+        Score("w", {"far": Estimate(math.inf)}, {"task": "b", "evaluations": 2.0}),
+    ],
+    {
+        "evaluations": Measure("evaluations", decimals=2),
+        "right": Measure("clips that are right", SHARE, True, note="all of them"),
+        "far": Measure("distance", "pixels", False),
+        "nowhere": Measure("not measured", note="never"),
+    },
+    "name",
+    group="task",
+    shared={"model": "m"},
+)  # fmt: skip
+
+
+def cells(table: ScoreTable) -> list[list[str]]:
+    assert len({len(line) for line in table.markdown().splitlines()}) == 1
+    return [
+        [cell.strip() for cell in line.replace("\\|", "/").split("|")[1:-1]]
+        for line in table.markdown().splitlines()
+        if not line.startswith("| :")
+    ]
+
+
+def test_a_table_shows_what_there_is_with_units_directions_and_intervals() -> None:
+    assert cells(TABLE) == [
+        ["name", "evaluations", "clips that are right ↑", "distance, pixels ↓ (500 real)"],
+        ["**a**", "", "", ""],
+        ["real", "", "100.0 % [72.2, 100.0]", ""],
+        ["x/y", "", "50.0 % [23.7, 76.3]", "0.0123 [0.0100, 0.0200]"],
+        ["**b**", "", "", ""],
+        ["z", "19", "", "1234"],
+        ["w", "2.00", "", ""],
+    ]
+    assert TABLE.notes() == ["clips that are right: all of them"]
+    assert cells(replace(TABLE, intervals=False))[3][2:] == ["50.0 %", "0.0123"]
+
+
+def test_a_turned_table_has_the_same_cells() -> None:
+    whole = cells(replace(TABLE, group=""))
+    assert cells(replace(TABLE, turned=True)) == [list(column) for column in zip(*whole, strict=True)]
+
+
+def test_records_say_everything_to_programs() -> None:
+    records = replace(TABLE, kind="file").records()
+    assert [record["file"] for record in records] == ["real", "x|y", "z", "w"]
+    assert records[2] == {
+        "model": "m",
+        "file": "z",
+        "task": "b",
+        "evaluations": 19,
+        "measures": {
+            "far": {
+                "value": 1234.5, "low": ANY, "high": ANY, "samples": 9, "real": 500, "unit": "pixels",
+                "higher_is_better": False,
+            }
+        },
+        "all": [1],
+    }  # fmt: skip
+    assert all("all" not in record for record in TABLE.records(details=False))
+    assert markdown_table(["a"], [["two\nlines"]]).splitlines()[2] == "| two lines |"

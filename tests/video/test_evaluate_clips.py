@@ -14,21 +14,20 @@ from torch.nn import functional
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.errors import InputError
 from mmdiff.hub import load_model
+from mmdiff.media.tables import Score
 from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
 from mmdiff.video.conditioning import ConditionedNetwork, KnownFrames
 from mmdiff.video.digit_files import write_digits
 from mmdiff.video.digits import COLOURS
 from mmdiff.video.evaluate import (
     _TRAINING,
-    Score,
     System,
     evaluate_digits,
-    mean_estimate,
     model_system,
     probabilities,
 )
 from mmdiff.video.evaluate_captions import check_digit_model, pair_captions, questions, real_digits
-from mmdiff.video.evaluate_edits import EDIT_MEASURES, METHODS, bootstrapped, edit_measures, evaluate_edits
+from mmdiff.video.evaluate_edits import EDIT_MEASURES, METHODS, edit_measures, evaluate_edits
 from mmdiff.video.evaluate_folder import evaluate_folder, folder_clips
 from mmdiff.video.evaluate_pairs import judge_pairs, pair_accuracy, split_colours
 from mmdiff.video.evaluate_tasks import blend, edit_tasks
@@ -106,7 +105,7 @@ def test_a_model_that_makes_real_clips_has_the_judges_own_accuracy(
     own = caption_accuracy(clips, ASKED.labels, judge)
     assert {name: real_score.measures[name] for name in own} == own
     assert own["all"].value > 0.95
-    assert (real_score.clips, real_score.pairs) == (24, 12)
+    assert (real_score.about["clips"], real_score.about["pairs"]) == (24, 12)
     assert real_score.measures["jump"].value == pytest.approx(1, abs=0.02)  # a pixel a frame
     assert 0.8 < real_score.measures["nearest"].value < 1.2
 
@@ -201,8 +200,8 @@ def test_a_model_is_asked_by_caption_and_seed(judge: DigitJudge, gen: ClipGenera
     _, score = evaluate_digits(
         [system], judge, few, frames=FRAMES, features=coarse, reference=100, progress=False
     )
-    assert (score.steps, score.evaluations) == (1, 1)
-    assert score.seconds > 0
+    assert (score.about["steps"], score.about["evaluations"]) == (1, 1)
+    assert score.about["seconds"] > 0
     again = gen(few.captions[1], seed=1, steps=1)
     torch.testing.assert_close(system.make(few.captions, [0, 1, 2])[1:2], again, atol=2e-5, rtol=0)
 
@@ -300,7 +299,7 @@ def test_neither_baselines_nor_methods_see_what_is_left_out(task, clips: Tensor,
         assert torch.equal(filled[:, :, task.known], clips[:, :, task.known]), name
     settings = {"tasks": [task], "steps": 2, "progress": False}
     rows = evaluate_edits(gen, clips, **settings)  # type: ignore[arg-type]
-    assert [row.system for row in rows] == [
+    assert [row.name for row in rows] == [
         "real clips",
         *task.baselines,
         "reconstruction guidance",
@@ -330,7 +329,7 @@ def test_a_model_that_learned_to_be_given_frames_is_measured_by_that_too(clips: 
         network = SpaceTimeUNet(widths=(16,), blocks=1, mixing=("",), patch=8, embedding=32, planes=4, span=7)
         model = ClipModel(ConditionedNetwork(network, (KnownFrames(),)), CosineVP(), frames=FRAMES, steps=1)
     rows = evaluate_edits(ClipGenerator(model, "cpu"), clips, progress=False)
-    ways = {task.name: [row.system for row in rows if row.task == task.name] for task in TASKS}
+    ways = {task.name: [row.name for row in rows if row.about["task"] == task.name] for task in TASKS}
     told = [name for name, systems in ways.items() if METHODS["trained"] in systems]
     assert told == ["prediction", "interpolation", "inpainting", "outpainting"]
 
@@ -370,13 +369,6 @@ def test_blending_is_exact_for_a_fade() -> None:
     torch.testing.assert_close(blend(torch.where(known[:, None, None], fade, 7.0), known), fade)
 
 
-def test_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
-    values = torch.randn(400, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    normal, found = mean_estimate(values), bootstrapped(lambda x: x.mean(-1), values)
-    assert found.value == normal.value
-    assert (found.low, found.high) == pytest.approx((normal.low, normal.high), abs=0.01)
-
-
 # --- a folder of videos -----------------------------------------------------------------------------------
 
 
@@ -385,13 +377,13 @@ def test_a_folder_is_measured_by_loss_distances_and_prediction(gen: ClipGenerato
     clips = folder_clips(tmp_path / "videos", gen.model, seed=1, progress=False)
     settings = {"count": 4, "features": coarse, "progress": False}
     real, copied, model = evaluate_folder(gen, clips, name="tiny", **settings)  # type: ignore[arg-type]
-    assert [row.system for row in (real, copied, model)] == ["real clips", "copying the last frame", "tiny"]
+    assert [row.name for row in (real, copied, model)] == ["real clips", "copying the last frame", "tiny"]
     losses = noise_losses(gen.model, clips, 4, 4, NOISE, 0)
-    assert {name: model.measures[name] for name in losses} == losses
+    assert {name: model.measures[name].value for name in losses} == losses
     videos = torch.stack([clips[n]["video"] for n in range(4)]).float() / 127.5 - 1
     errors = [10 ** (-psnr(v[:, 2:], v[:, 1:2].expand(-1, 6, -1, -1)) / 10) for v in videos]
     assert copied.measures["psnr"].value == pytest.approx(-10 * math.log10(sum(errors) / 4), abs=1e-3)
     assert model.measures["kernel"].value > real.measures["kernel"].value
-    assert model.evaluations == 2
+    assert model.about["evaluations"] == 2
     repeated = evaluate_folder(gen, clips, name="tiny", **settings)[-1]  # type: ignore[arg-type]
     assert repeated.measures == model.measures

@@ -130,7 +130,7 @@ def test_shipped_judge_reads_unseen_handwriting(judge: DigitJudge) -> None:
     assert accuracy["motion"].value == accuracy["colour"].value == 1
     assert accuracy["empty"].value == 0
     assert accuracy["steady"].value >= 0.985
-    assert {share.trials for share in accuracy.values()} == {300}
+    assert {share.samples for share in accuracy.values()} == {300}
 
 
 def test_noise_blur_and_a_shift_by_half_a_pixel_do_not_matter(judge: DigitJudge, crossed) -> None:

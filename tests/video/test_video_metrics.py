@@ -17,11 +17,14 @@ from mmdiff.hub import load_model
 from mmdiff.video.judge import crossed_captions
 from mmdiff.video.judge_training import real_clips
 from mmdiff.video.metrics import (
+    DISTANCES,
     METRICS,
+    Estimate,
     centroid_steps,
     clip_features,
     dtssd,
     evaluate,
+    feature_distances,
     flicker,
     flicker_error,
     frame_change,
@@ -160,7 +163,7 @@ def test_what_does_not_exist_gives_a_warning_and_nan() -> None:
 @pytest.mark.parametrize(("right", "trials"), [(0, 5), (1, 300), (150, 300), (297, 300), (30, 30)])
 def test_wilson_intervals_are_scipys(right: int, trials: int) -> None:
     expected = binomtest(right, trials).proportion_ci(method="wilson")
-    value, low, high, count = wilson(right / trials, trials)
+    value, low, high, count, _ = wilson(right / trials, trials)
     assert (value, count) == (right / trials, trials)
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-7)
 
@@ -207,46 +210,71 @@ def test_frechet_is_stable_for_singular_and_badly_scaled_covariances() -> None:
     )
 
 
-def test_frechet_distance_of_samples_is_the_plug_in_of_their_moments() -> None:
+def test_plug_in_frechet_distance_is_that_of_the_samples_moments() -> None:
     x, y = draw(*gaussian(5, 1), 40, 0), draw(*gaussian(5, 2), 60, 1)
     c1, c2 = np.cov(x.numpy().T), np.cov(y.numpy().T)
     expected = np.sum((x.numpy().mean(0) - y.numpy().mean(0)) ** 2)
     expected += np.trace(c1 + c2 - 2 * scipy.linalg.sqrtm(c1 @ c2)).real
-    estimate = frechet_distance(x, y)
-    assert estimate.value == pytest.approx(expected, rel=1e-9)
-    assert (estimate.real, estimate.generated) == (40, 60)
-    assert "60 generated, 40 real" in str(estimate)
+    found = frechet_distance(x, y)
+    assert found.plug_in.value == pytest.approx(expected, rel=1e-9)
+    assert found.extrapolated.value < expected
+    for estimate in found:
+        assert (estimate.real, estimate.samples) == (40, 60)
+        assert "60 samples, 40 real" in str(estimate)
 
 
-def test_frechet_interval_covers_the_known_distance_and_bias_is_estimated() -> None:
+def test_each_frechet_interval_covers_what_its_own_value_estimates() -> None:
     one, two = gaussian(5, 1), gaussian(5, 2)
     truth = gaussian_frechet_distance(*one, *two)
-    estimates = [frechet_distance(draw(*one, 120, s), draw(*two, 90, 5000 + s)) for s in range(150)]
-    covered = sum(e.low <= truth <= e.high for e in estimates)
-    assert 0.89 * 150 <= covered <= 150
-    values = np.array([e.value for e in estimates])
-    bias = values.mean() - truth
-    assert bias > 4 * values.std() / math.sqrt(150)  # the plug-in is too great
-    assert np.mean([e.bias for e in estimates]) == pytest.approx(bias, rel=0.35)
+    found = [frechet_distance(draw(*one, 120, s), draw(*two, 90, 5000 + s)) for s in range(150)]
+    values = np.array([[e.value for e in pair] for pair in found])
+    extrapolated, plug_in = values.mean(0)
+    noise_of_means = values.std(0) / math.sqrt(150)
+    assert plug_in - truth > 4 * noise_of_means[1]  # too great
+    assert abs(extrapolated - truth) < 3 * noise_of_means[0]
+    for place, expected in enumerate((truth, plug_in)):
+        covered = sum(pair[place].low <= expected <= pair[place].high for pair in found)
+        assert 0.89 * 150 <= covered <= 150
+        assert all(pair[place].low <= pair[place].value <= pair[place].high for pair in found)
 
 
-def test_frechet_of_equal_distributions_has_zero_in_its_interval() -> None:
-    estimates = [frechet_distance(noise(150, 6, seed=s), noise(150, 6, seed=900 + s)) for s in range(20)]
-    assert all(e.low == 0 for e in estimates)
-    assert abs(np.mean([e.value - e.bias for e in estimates])) < 0.02
+@pytest.mark.parametrize(("d", "count"), [(2, 40), (6, 150), (40, 60)])
+def test_equal_distributions_have_zero_in_the_extrapolated_interval_and_not_in_the_plug_ins(d, count) -> None:
+    pairs = [(noise(count, d, seed=s), noise(count, d, seed=900 + s)) for s in range(20)]
+    found = [frechet_distance(*pair) for pair in pairs]
+    assert all(e.extrapolated.low == 0 <= e.extrapolated.value <= e.extrapolated.high for e in found)
+    means = np.mean([[e.value for e in pair] for pair in found], 0)
+    assert means[0] < 0.3 * means[1]
+    if count < 2 * d:
+        assert all(e.plug_in.low > 0 for e in found)
+
+
+def test_distances_are_those_that_samples_are_not_too_few_for() -> None:
+    x, y = noise(9, 4), noise(5, 4, seed=1)
+    assert list(feature_distances(x, y)) == list(DISTANCES)
+    assert feature_distances(x, y)["frechet"] == frechet_distance(x, y).extrapolated
+    assert list(feature_distances(x, y[:4])) == ["kernel"]
+    assert feature_distances(x, y[:2]) == {}
+
+
+def plug_in(x: torch.Tensor, y: torch.Tensor) -> Estimate:
+    return frechet_distance(x, y).plug_in
 
 
 def test_distances_do_not_change_by_rotation_or_order_and_are_symmetric() -> None:
     x, y = draw(*gaussian(6, 1), 80, 0), draw(*gaussian(6, 2), 70, 1)
     turn = torch.linalg.qr(noise(6, 6)).Q
-    for distance in (frechet_distance, kernel_distance):
+    for distance in (plug_in, kernel_distance):
         base = distance(x, y)
         for other in (distance(x @ turn, y @ turn), distance(y, x), distance(x.flip(0), y.flip(0))):
             assert other.value == pytest.approx(base.value, rel=1e-9)
         assert distance(x.float(), y.float()).value == pytest.approx(base.value, rel=1e-4)
         assert distance(x @ turn, y @ turn).high - base.high == pytest.approx(0, abs=1e-8)
+    assert frechet_distance(x @ turn, y @ turn).extrapolated == pytest.approx(
+        frechet_distance(x, y).extrapolated
+    )
     shift = torch.full((6,), 3.0, dtype=torch.float64)
-    assert frechet_distance(x + shift, y + shift).value == pytest.approx(frechet_distance(x, y).value)
+    assert plug_in(x + shift, y + shift).value == pytest.approx(plug_in(x, y).value)
 
 
 # --- kernel distance --------------------------------------------------------------------------------------
@@ -344,7 +372,7 @@ def test_unfit_features_are_refused(real: torch.Tensor, generated: torch.Tensor,
 def test_too_few_samples_for_a_covariance_point_to_the_kernel_distance() -> None:
     with pytest.raises(InputError, match=r"generated has 4 samples and must have 5.*kernel_distance"):
         frechet_distance(noise(5, 4), noise(4, 4))
-    assert kernel_distance(noise(5, 4), noise(4, 4)).generated == 4
+    assert kernel_distance(noise(5, 4), noise(4, 4)).samples == 4
 
 
 # --- Inception score --------------------------------------------------------------------------------------
@@ -355,7 +383,7 @@ def test_inception_score_of_certain_and_of_undecided_classifiers() -> None:
     sure = inception_score(certain, splits=2)
     assert sure.value == pytest.approx(4, abs=0.1)
     assert sure.high <= 4
-    assert sure.generated == 200
+    assert sure.samples == 200
     same = inception_score(torch.tensor([[0.7, 0.2, 0.1]]).repeat(60, 1))
     assert (same.value, same.low, same.high) == pytest.approx((1, 1, 1))
     assert inception_score(torch.eye(4)[[2]].repeat(40, 1)).value == pytest.approx(1)  # one class only

@@ -15,16 +15,18 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from mmdiff.media.estimates import Estimate as Estimate
+from mmdiff.media.estimates import wilson as wilson
 from mmdiff.media.measures import Metric as Metric
 from mmdiff.media.measures import chosen
-from mmdiff.video.metrics.clips import Estimate as Estimate
-from mmdiff.video.metrics.clips import Proportion as Proportion
-from mmdiff.video.metrics.clips import wilson as wilson
 from mmdiff.video.metrics.coherence import centroid_steps as centroid_steps
 from mmdiff.video.metrics.coherence import dtssd as dtssd
 from mmdiff.video.metrics.coherence import flicker as flicker
 from mmdiff.video.metrics.coherence import flicker_error as flicker_error
 from mmdiff.video.metrics.coherence import frame_change as frame_change
+from mmdiff.video.metrics.distances import DISTANCES as DISTANCES
+from mmdiff.video.metrics.distances import FrechetDistance as FrechetDistance
+from mmdiff.video.metrics.distances import feature_distances as feature_distances
 from mmdiff.video.metrics.distances import frechet_distance as frechet_distance
 from mmdiff.video.metrics.distances import gaussian_frechet_distance as gaussian_frechet_distance
 from mmdiff.video.metrics.distances import kernel_distance as kernel_distance

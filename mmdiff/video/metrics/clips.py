@@ -1,68 +1,11 @@
-"""What measures of clips share: clips that fit together, and estimates with intervals."""
+"""What measures of clips share: clips and samples that fit together."""
 
 from __future__ import annotations
-
-import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmdiff.errors import InputError
-
-NORMAL_95 = 1.959964
-"""Quantile of the normal distribution that leaves out 2.5 % at each end."""
-
-
-class Estimate(NamedTuple):
-    """A value measured on samples, with what it rests on."""
-
-    value: float
-    """As the measure is usually reported."""
-    low: float
-    high: float
-    """95 % confidence interval."""
-    generated: int
-    """Number of generated samples."""
-    real: int | None = None
-    """Number of real samples, where the measure has any."""
-    bias: float = 0.0
-    """What the value is too great by, on average, because samples are few; the interval is free of it."""
-
-    def __str__(self) -> str:
-        counts = f"{self.generated} generated" + ("" if self.real is None else f", {self.real} real")
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}] ({counts})"
-
-
-class Proportion(NamedTuple):
-    """A share of trials with its 95 % Wilson interval."""
-
-    value: float
-    low: float
-    high: float
-    trials: int
-    """Independent trials that the interval rests on."""
-
-
-def wilson(share: float, trials: int, z: float = NORMAL_95) -> Proportion:
-    """Interval of a share of so many trials (Wilson 1927, eq. 3).
-
-    Parameters
-    ----------
-    share : float in [0, 1]
-    trials : int > 0
-    z : float
-        Normal quantile; default: of 95 %.
-
-    Returns
-    -------
-    Proportion
-    """
-    assert 0 <= share <= 1
-    assert trials > 0
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    reach = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return Proportion(share, max(0.0, centre - reach), min(1.0, centre + reach), trials)
 
 
 def pair(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:

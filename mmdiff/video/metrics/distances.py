@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmdiff.errors import InputError
-from mmdiff.video.metrics.clips import NORMAL_95, Estimate, sample_rows
+from mmdiff.media.estimates import NORMAL_95, Estimate
+from mmdiff.media.tables import Measure
+from mmdiff.video.metrics.clips import sample_rows
 
 _SPLITS = 4  # pairs of random halves that the bias is estimated from
 _ROWS = 1024  # of the kernel matrix at a time
 _TINY = 1e-10  # of the greatest eigenvalue: a direction without variance
 
 
-def frechet_distance(real: Tensor, generated: Tensor, seed: int = 0) -> Estimate:
+class FrechetDistance(NamedTuple):
+    """Two estimates of the same distance, each with its own interval."""
+
+    extrapolated: Estimate
+    """What endless samples would give; its interval is of that."""
+    plug_in: Estimate
+    """As published; its interval is of what as many samples give on average."""
+
+
+def frechet_distance(real: Tensor, generated: Tensor, seed: int = 0) -> FrechetDistance:
     """Fréchet distance of the Gaussians fitted to two samples of features.
 
     With features of video networks it is the Fréchet video distance (Unterthiner et al. 2018; Heusel et al. 2017):
     ``|μ₁ − μ₂|² + tr(C₁ + C₂ − 2 (C₁^½ C₂ C₁^½)^½)`` in float64, covariances with n - 1, nothing added to them. It is
-    the square of a distance. Samples make it too great, by about a constant over their number: compare values of
-    equal numbers only. How much is estimated by halving both samples, which doubles it (in the manner of Chong &
-    Forsyth 2020); the confidence interval, free of that bias, comes from the first-order variance of the plug-in
-    estimate (Rippl, Munk & Sturm 2016). Near equal distributions that order vanishes, and the interval is rough: it
-    tells that 0 is possible, not how near it is.
+    the square of a distance. This plug-in estimate, the one that is published, is too great, by about a constant over
+    the number of samples: equal distributions do not have 0, and only values of equal numbers can be compared. How
+    much is estimated by halving both samples, which doubles it, and taken off (in the manner of Chong & Forsyth 2020);
+    what falls below 0, as a square cannot, is 0. With fewer samples than twice D, halves are singular and a little
+    too much is taken off.
+
+    Both intervals come from the first-order variance (Rippl, Munk & Sturm 2016). Near equal distributions that order
+    vanishes, and they are too wide: that of the extrapolated value tells that 0 is possible, not how near it is.
 
     Parameters
     ----------
@@ -38,8 +53,8 @@ def frechet_distance(real: Tensor, generated: Tensor, seed: int = 0) -> Estimate
 
     Returns
     -------
-    Estimate
-        Value as usually reported, interval without bias, numbers of samples, bias. Lower is better.
+    FrechetDistance
+        Lower is better.
 
     Raises
     ------
@@ -51,8 +66,11 @@ def frechet_distance(real: Tensor, generated: Tensor, seed: int = 0) -> Estimate
     random = torch.Generator().manual_seed(seed)
     bias = sum(_plug_in(a, b) - value for a, b in _halves(x, y, random)) / (2 * _SPLITS)
     error = NORMAL_95 * math.sqrt(_frechet_variance(x, y))
-    low, high = max(0.0, value - bias - error), max(0.0, value - bias) + error
-    return Estimate(value, low, high, len(y), len(x), bias)
+    estimates = (
+        Estimate(middle, max(0.0, middle - error), middle + error, len(y), len(x))
+        for middle in (max(0.0, value - bias), max(0.0, value))
+    )
+    return FrechetDistance(*estimates)
 
 
 def gaussian_frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
@@ -112,6 +130,38 @@ def kernel_distance(real: Tensor, generated: Tensor) -> Estimate:
     variance = _jackknife_variance(within_x, across_x, m) + _jackknife_variance(within_y, across_y, n)
     error = NORMAL_95 * math.sqrt(float(variance))
     return Estimate(float(value), float(value) - error, float(value) + error, m, n)
+
+
+DISTANCES = {
+    "frechet": Measure("Fréchet video distance, extrapolated to endless clips", higher_is_better=False),
+    "frechet_plug_in": Measure("Fréchet video distance as published, plug-in", higher_is_better=False),
+    "kernel": Measure("kernel video distance", higher_is_better=False),
+}
+"""What :func:`feature_distances` measures."""
+
+
+def feature_distances(real: Tensor, generated: Tensor) -> dict[str, Estimate]:
+    """Distances between two samples of features, those that they are not too few for.
+
+    Parameters
+    ----------
+    real : Tensor, shape (N, D)
+    generated : Tensor, shape (M, D)
+
+    Returns
+    -------
+    dict from str to Estimate
+        By the names of :data:`DISTANCES`: Fréchet distances where N and M are greater than D, the kernel distance
+        where they are 3 at least.
+    """
+    found: dict[str, Estimate] = {}
+    fewest = min(len(real), len(generated))
+    if fewest > real.shape[1]:
+        frechet = frechet_distance(real, generated)
+        found |= {"frechet": frechet.extrapolated, "frechet_plug_in": frechet.plug_in}
+    if fewest > 2:
+        found["kernel"] = kernel_distance(real, generated)
+    return found
 
 
 def _two_samples(real: Tensor, generated: Tensor, least: int | None) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,8 @@ from scipy import stats
 from torch import Tensor
 
 from mmdiff.errors import InputError
-from mmdiff.video.metrics.clips import Estimate, sample_rows
+from mmdiff.media.estimates import Estimate
+from mmdiff.video.metrics.clips import sample_rows
 
 
 def inception_score(probabilities: Tensor, splits: int = 10, seed: int = 0) -> Estimate:

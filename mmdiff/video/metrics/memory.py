@@ -9,7 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from mmdiff.errors import InputError
-from mmdiff.video.metrics.clips import Proportion, wilson
+from mmdiff.media.estimates import Estimate, wilson
 
 _ROWS = 256  # samples on each side of a block of distances
 
@@ -23,7 +23,7 @@ class Memorisation(NamedTuple):
     """Probability that a generated clip is nearer to training than a held-out clip is; ½ = alike, 1 = copied."""
     p_value: float
     """Of ``closer``, if generated clips were no nearer (Mann-Whitney, one-sided; Meehan et al. 2020)."""
-    duplicates: Proportion
+    duplicates: Estimate
     """Share of generated clips that are nearer to a training clip than nearly all held-out clips."""
     threshold: float
     """The distance that counts as nearer."""
