@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "mmdiff.commands.recipes:run",
     "fetch": "mmdiff.commands.fetch:fetch",
     "evaluate": "mmdiff.commands.evaluate:evaluate",
+    "search": "mmdiff.commands.search:search",
     "bench": "mmdiff.commands.bench:bench",
     "convert": "mmdiff.commands.convert:convert",
     "info": "mmdiff.commands.info:info",

@@ -16,9 +16,9 @@ from mmdiff.parsing import build_parser, describe
 SURFACE = {
     "vocode": "IN --out --model --steps --sampler --schedule --seed --temperature --mel-preset --device --dtype "
     "--plot --json",
-    "clip": "PROMPT --out --model --prompts --num --seed --frames --size --fps --steps --sampler --guidance "
-    "--continue-from --keyframes --places --inpaint --mask --outpaint --margins --upscale --factor --loop --method "
-    "--plot --device --dtype --json",
+    "clip": "PROMPT --out --model --prompts --num --seed --frames --size --fps --steps --sampler --schedule "
+    "--guidance --continue-from --keyframes --places --inpaint --mask --outpaint --margins --upscale --factor --loop "
+    "--method --plot --device --dtype --json",
     "mel": "IN --out --preset --format",
     "recipes": "",
     "cp": "NAME DEST --overwrite",
@@ -26,6 +26,8 @@ SURFACE = {
     "fetch": "NAME FOLDER --debs",
     "evaluate": "REFERENCE ESTIMATE --model --split --steps --mel-presets --seeds --measures --limit "
     "--no-baselines --captions --num --seed --sampler --guidance --features --edits --device --dtype --out --json",
+    "search": "MODEL --data --split --steps --out --measure --sampler --limit --seconds --evaluations --seed --plot "
+    "--device --dtype --json",
     "bench": "WHAT --size --frames --dim --batch --repeats --threads --dtype --json",
     "convert": "FILE --out --weights --size --frames --fps --groups --dynamic-threshold --half --json",
     "info": "--json",

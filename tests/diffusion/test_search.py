@@ -12,19 +12,10 @@ from torch import Tensor
 
 from mmdiff.diffusion.grids import make_grid, searched_grid
 from mmdiff.diffusion.process import GaussianProcess
+from mmdiff.diffusion.routes import cheapest_grid, cheapest_routes, elbo_costs, local_errors
 from mmdiff.diffusion.samplers import SAMPLERS, CountEvaluations
 from mmdiff.diffusion.schedules import BetaTable, CosineVP, LinearFlow, Schedule, wavegrad_betas
-from mmdiff.diffusion.search import (
-    Ledger,
-    Spent,
-    cheapest_grid,
-    cheapest_routes,
-    coordinate_search,
-    elbo_costs,
-    grid_key,
-    local_errors,
-    search_grid,
-)
+from mmdiff.diffusion.search import Ledger, Spent, coordinate_search, grid_key, search_grid
 from mmdiff.diffusion.vlb import gaussian_kl
 from mmdiff.errors import InputError
 

@@ -1,0 +1,111 @@
+"""Search of grids for vocoders, measured by copy-synthesis of a few recordings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmdiff.audio import io
+from mmdiff.audio.layouts import SUFFIXES, find_audio
+from mmdiff.audio.metrics import METRICS, evaluate
+from mmdiff.audio.validation import copy_synthesis
+from mmdiff.audio.vocoder import Vocoder
+from mmdiff.diffusion.routes import local_errors
+from mmdiff.errors import InputError
+from mmdiff.media.grid_search import GridProblem
+
+_FOLLOWED = 2  # recordings whose ODE is followed for the errors of single steps
+
+
+def pick_recordings(source: str | Path, split: str | None = None, limit: int | None = None) -> list[Path]:
+    """Files of a folder or manifest, ``limit`` of them evenly spaced in the list; or the one file given."""
+    path = Path(source)
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return [path]
+    files = [clip.path for clip in find_audio(source, split=split)]
+    if limit is None or limit >= len(files):
+        return files
+    return [files[i * len(files) // limit] for i in range(limit)]
+
+
+def read_recordings(voc: Vocoder, files: Sequence[Path], seconds: float) -> list[Tensor]:
+    """Read the beginnings of recordings at a model's rate, channels averaged: (1, samples) each."""
+    rate = voc.sample_rate
+    return [io.read(path, sample_rate=rate, duration=seconds)[0].mean(0, keepdim=True) for path in files]
+
+
+class VocoderProblem(GridProblem):
+    """A grid for a vocoder: what it makes of recordings' spectrograms should be close to the recordings.
+
+    Parameters
+    ----------
+    voc : Vocoder
+    waves : sequence of Tensor (1, samples), in [-1, 1]
+        Recordings at the model's rate; a few seconds each suffice, and must not need several windows.
+    measure : str
+        A key of :data:`mmdiff.audio.metrics.METRICS`.
+    sampler : str, optional
+        Default: the model's.
+    seed : int
+        Of the first recording's noise; the next has the next number.
+    """
+
+    def __init__(
+        self,
+        voc: Vocoder,
+        waves: Sequence[Tensor],
+        measure: str = "log_mel_l1",
+        sampler: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        if measure not in METRICS:
+            raise InputError(f"measure={measure!r} must be one of {', '.join(METRICS)}")
+        if not waves:
+            raise InputError("waves must hold at least one recording")
+        super().__init__(
+            voc.model.denoiser.schedule,
+            sampler or voc.model.default_sampler,
+            measure,
+            METRICS[measure].higher_is_better,
+        )
+        self.voc, self.waves, self.seed = voc, list(waves), seed
+
+    def own_grid(self, steps: int) -> Tensor:
+        """Times that the model uses for so many network evaluations."""
+        return self.voc.sampling(steps).grid
+
+    def score(self, grid: Tensor, steps: int) -> float:
+        """Mean of the measure over the recordings, without those for which it does not exist."""
+        rate, values = self.voc.sample_rate, []
+        for number, wave in enumerate(self.waves):
+            made = copy_synthesis(
+                self.voc, wave, steps=steps, sampler=self.sampler, grid=grid, seed=self.seed + number
+            )
+            values.append(evaluate(wave[0], made[0].cpu(), rate, [self.measure])[self.measure])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is nan, as it should be
+            return float(np.nanmean(values))
+
+    def errors(self, candidates: Tensor) -> Tensor:
+        """Errors of single steps, mean over the first recordings."""
+        voc, total = self.voc, torch.zeros(len(candidates), len(candidates), dtype=torch.float64)
+        chosen = self.waves[:_FOLLOWED]
+        with torch.inference_mode():
+            for number, wave in enumerate(chosen):
+                mel, spec, _ = voc.model.accept(voc.mel(wave, voc.sample_rate), voc.mel_spec)
+                longest = round(mel.shape[-1] * spec.hop_length * voc.sample_rate / spec.sample_rate)
+                samples = min(wave.shape[1], longest)
+                denoise, noise = voc.model.start(mel, spec, seeds=[self.seed + number], samples=samples)
+                total += local_errors(
+                    denoise,
+                    self.schedule.prior_std * noise,
+                    candidates,
+                    self.schedule,
+                    sampler=self.deterministic_sampler,
+                )
+        return total / len(chosen)

@@ -1,0 +1,101 @@
+"""Search of grids for vocoders: scores are those of the pipeline, tables serve it, the search is repeatable."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import mmdiff
+from mmdiff.audio.metrics import log_mel_l1
+from mmdiff.audio.search import VocoderProblem, pick_recordings, read_recordings
+from mmdiff.audio.vocoder import Vocoder
+from mmdiff.diffusion.grids import make_grid
+from mmdiff.errors import InputError
+from mmdiff.media.grid_search import ROUTE, search_table
+from mmdiff.media.grid_tables import GridTable, SearchedGrid, write_table
+
+
+@pytest.fixture(scope="module")
+def voc(tiny_model) -> Vocoder:
+    found = mmdiff.load(tiny_model, "cpu", "float32")
+    assert isinstance(found, Vocoder)
+    return found
+
+
+@pytest.fixture
+def problem(voc, clips) -> VocoderProblem:
+    waves = read_recordings(voc, pick_recordings(clips, limit=2), 0.6)
+    assert [wave.shape for wave in waves] == [(1, 9600)] * 2
+    return VocoderProblem(voc, waves, seed=4)
+
+
+def test_a_score_is_that_of_the_pipeline(voc, problem):
+    grid = torch.tensor([1.0, 0.7, 0.2, 0.0]).double()
+    values = []
+    for n, wave in enumerate(problem.waves):
+        mel = voc.mel(wave, 16_000)
+        made = voc(mel, mel_spec=voc.mel_spec, steps=4, grid=grid, seed=4 + n, samples=9600)
+        values.append(log_mel_l1(wave[0], made[0], 16_000))
+    assert problem.score(grid, 4) == pytest.approx(sum(values) / 2)
+    assert problem.score(problem.own_grid(4), 4) == pytest.approx(
+        problem.score(make_grid("uniform", problem.schedule, 3), 4)
+    )
+
+
+def test_errors_of_steps_are_those_of_the_network(problem):
+    candidates = make_grid("uniform", problem.schedule, 8)
+    errors = problem.errors(candidates)
+    assert errors.shape == (9, 9)
+    assert bool((errors.triu(1) == errors).all())
+    assert bool((errors.triu(1)[torch.ones(9, 9).triu(1) > 0] >= 0).all())
+    assert float(errors[0, 8]) > float(errors[4, 5])  # one step for all is worse than one of eight
+
+
+@pytest.mark.parametrize("measure", ["log_mel_l1", "stoi"])
+def test_a_search_never_ends_worse_than_it_began_and_repeats(problem, voc, measure):
+    problem = VocoderProblem(voc, problem.waves, measure, seed=4)
+    tables = [search_table(problem, [4], evaluations=9) for _ in range(2)]
+    assert tables[0] == tables[1]
+    (grid,) = tables[0].grids
+    assert (grid.steps, ROUTE in grid.others) == (3, True)
+    worse = max if measure == "stoi" else min
+    assert grid.score == worse([*grid.others.values(), grid.score])
+    scores = [score for _, score in grid.history]
+    assert scores == sorted(scores, reverse=measure != "stoi")
+    assert problem.score(grid.on(problem.schedule), 4) == grid.score
+
+
+def test_the_pipeline_reads_tables_by_what_its_users_call_steps(voc, tmp_path):
+    schedule, mel = (
+        voc.model.denoiser.schedule,
+        torch.randn(80, 20, generator=torch.Generator().manual_seed(0)) - 5,
+    )
+    two, three = (torch.tensor(times).double() for times in ([1.0, 0.3, 0.0], [1.0, 0.6, 0.1, 0.0]))
+    table = tmp_path / "t.json"
+    write_table(
+        table, GridTable((SearchedGrid.of(two, schedule), SearchedGrid.of(three, schedule)), sampler="heun")
+    )
+    expected = voc(mel, steps=4, grid=three, sampler="heun")
+    assert torch.equal(voc(mel, steps=4, grid=table), expected)
+    assert torch.equal(voc(mel, grid=three, sampler="heun"), expected)  # three steps and the phases
+    assert voc.sampling(3, None, table).grid.tolist() == two.tolist()
+    assert voc.sampling(None, "ddim", "karras").steps == voc.model.default_steps
+    assert voc.sampling(1).grid.tolist() == [1.0, 0.0]
+    for options, word in (
+        ({"steps": 6, "grid": table}, "must be one of those the table has grids of: 2, 3"),
+        ({"grid": table}, "steps=1 must be one of"),  # what the model does by default
+        ({"steps": 3, "grid": three}, "grid of 3 steps must have the steps=2"),
+        ({"sampler": "magic"}, "sampler='magic' must be one of"),
+        ({"steps": 0}, "steps=0 must be at least 1"),
+    ):
+        with pytest.raises(InputError, match=word):
+            voc(mel, **options)
+
+
+def test_numbers_of_steps_that_mean_the_same_are_refused(problem, voc, clips):
+    with pytest.raises(InputError, match="differ in the sampler's steps"):
+        search_table(problem, [1, 2])
+    with pytest.raises(InputError, match="measure='loudness' must be one of"):
+        VocoderProblem(voc, problem.waves, "loudness")
+    assert pick_recordings(clips / "english.flac") == [clips / "english.flac"]
+    assert len(pick_recordings(clips)) == 3
