@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -260,7 +260,7 @@ class ConditionedNetwork(nn.Module):
         for name, conditioner in self.conditioners.items():  # in their own order: planes are stacked
             value = conditions[name] if name in conditions else conditioner.absent(x)  # type: ignore[operator]
             told.append(conditioner(value, x))
-        joined = _join(told, x.shape[2], stills)
+        joined = join(told, x.shape[2], stills)
         return self.network(x, level, positions=positions, stills=stills, **joined)
 
     def nulls(
@@ -282,9 +282,9 @@ def longest(filled: Tensor) -> int:
     return int(used[-1]) + 1 if len(used) else 0
 
 
-def _join(told: Sequence[Told], frames: int, stills: int) -> dict[str, Any]:
-    """Sum vectors, put tokens one after the other, stack planes."""
-    joined: dict[str, Any] = {}
+def join(told: Sequence[Told], frames: int, stills: int) -> dict[str, Tensor]:
+    """Sum vectors, put tokens one after the other, stack planes: the network's keywords."""
+    joined: dict[str, Tensor] = {}
     for each in told:
         if each.vector is not None:
             vector = _per_frame(each.vector, frames, stills)

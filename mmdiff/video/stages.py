@@ -17,9 +17,17 @@ from torch import Tensor
 from mmdiff.errors import InputError
 from mmdiff.training.data import IndexedData, step_seed
 from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
-from mmdiff.video.conditioning import ActionCondition, ClassCondition, Conditioner, KnownFrames
+from mmdiff.video.conditioning import (
+    ActionCondition,
+    ClassCondition,
+    ConditionedNetwork,
+    Conditioner,
+    KnownFrames,
+    join,
+)
 from mmdiff.video.items import VideoItem
 from mmdiff.video.small import noised, shrink
+from mmdiff.video.unet import SpaceTimeUNet
 
 _KNOWN, _SMALL = 101, 102  # streams of random numbers
 
@@ -201,3 +209,28 @@ def make_conditioners(
         "known": KnownFrames,
     }
     return tuple(makers[name]() for name in names)
+
+
+def network_for(
+    conditioners: Sequence[Conditioner], *, mixing: Sequence[str], channels: int = 3, **settings: Any
+) -> ConditionedNetwork:
+    """Space-time U-Net, still untrained, with room for what the conditioners say.
+
+    Parameters
+    ----------
+    conditioners : sequence of Conditioner
+    mixing : sequence of str
+        As for :class:`~mmdiff.video.unet.SpaceTimeUNet`; "tokens" is left out where no conditioner gives any.
+    channels : int
+        Of a frame.
+    **settings
+        Of :class:`~mmdiff.video.unet.SpaceTimeUNet`, but for ``vector``, ``tokens`` and ``planes``.
+    """
+    x = torch.zeros(1, channels, 1, 1, 1)
+    with torch.no_grad():
+        told = join([conditioner(conditioner.absent(x), x) for conditioner in conditioners], 1, 0)
+    if "tokens" not in told:
+        mixing = ["+".join(kind for kind in level.split("+") if kind != "tokens") for level in mixing]
+    axes = {"vector": -1, "tokens": -1, "planes": 1}
+    settings |= {name: told[name].shape[axis] for name, axis in axes.items() if name in told}
+    return ConditionedNetwork(SpaceTimeUNet(channels, mixing=tuple(mixing), **settings), tuple(conditioners))

@@ -30,7 +30,6 @@ from mmdiff.errors import InputError
 from mmdiff.hub import save_model
 from mmdiff.training import Trainer, load_weights
 from mmdiff.training.data import IndexedData
-from mmdiff.video.conditioning import ConditionedNetwork
 from mmdiff.video.data import (
     ImageFolder,
     VideoClips,
@@ -42,9 +41,8 @@ from mmdiff.video.data import (
 from mmdiff.video.digit_files import write_digits
 from mmdiff.video.items import VideoItem
 from mmdiff.video.model import ClipModel
-from mmdiff.video.stages import WithKnown, make_conditioners, pixel_statistics
+from mmdiff.video.stages import WithKnown, make_conditioners, network_for, pixel_statistics
 from mmdiff.video.tasks import ClipTask
-from mmdiff.video.unet import SpaceTimeUNet
 from mmdiff.video.validation import clip_validation
 
 
@@ -155,63 +153,42 @@ def main(
     pictures = None if images is None else ImageFolder(images, **how, flip=flip, seed=seed)
     mean, std = pixels or pixel_statistics(VideoClips(train, 1, **film, seed=seed), 256)
 
-    def clips(items: list[VideoItem], length: int, mirror: bool | str, beside: int, seed: int) -> IndexedData:
-        chosen: IndexedData = VideoClips(items, length, **film, flip=mirror, seed=seed)
-        if "known" in conditions:
-            chosen = WithKnown(chosen, known, known_share, mean=mean, std=std, seed=seed)
-        return WithStills(chosen, pictures, beside, seed=seed) if beside else chosen
-
     conditioners = make_conditioners(conditions, [*train, *valid], words)
-    told = {"caption", "label", "actions"} & set(conditions)
-    if "caption" not in conditions:
-        mixing = tuple("+".join(kind for kind in level.split("+") if kind != "tokens") for level in mixing)
-    network = SpaceTimeUNet(
-        widths=widths,
-        blocks=blocks,
-        mixing=mixing,
-        patch=patch,
-        embedding=embedding,
-        vector=words if told else 0,
-        tokens=words if "caption" in conditions else 0,
-        planes=4 if "known" in conditions else 0,
-        span=frames - 1,
-        clock=frames,
-        head_width=head_width,
-        checkpointing=checkpointing,
-    )
+    network = network_for(
+        conditioners, widths=widths, blocks=blocks, mixing=mixing, patch=patch, embedding=embedding,
+        span=frames - 1, clock=frames, head_width=head_width, checkpointing=checkpointing,
+    )  # fmt: skip
     model = ClipModel(
-        ConditionedNetwork(network, conditioners), CosineVP(), frames=frames, size=(size, size), fps=fps or 25.0,
-        mean=mean, std=std, steps=sampler_steps, guidance=guidance,
+        network, CosineVP(), frames=frames, size=(size, size), fps=fps or 25.0, mean=mean, std=std,
+        steps=sampler_steps, guidance=guidance,
     )  # fmt: skip
     set_compute_dtype(model, pick_compute_dtype(pick_device(device), dtype))
     model.to(memory_format=torch.channels_last)
     task = ClipTask(model, noise, drop=drop)
+    shared: dict[str, Any] = {
+        "learning_rate": learning_rate, "weight_decay": weight_decay, "ema": (ema,), "collate": collate_clips,
+        "validate_every": validate_every, "checkpoint_every": checkpoint_every, "workers": workers,
+        "device": device, "seed": seed,
+    }  # fmt: skip
 
-    def fit_stage(name: str, dataset: IndexedData, held_out: IndexedData, **settings: Any) -> None:
-        trainer = Trainer(
-            run_dir / name,
-            task,
-            dataset,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            warmup_steps=min(100, settings["steps"] // 10),
-            ema=(ema,),
-            validate=clip_validation(held_out),
-            validate_every=validate_every,
-            checkpoint_every=checkpoint_every,
-            workers=workers,
-            device=device,
-            seed=seed,
-            collate=collate_clips,
-            **settings,
-        )
+    def clips(items: list[VideoItem], length: int, mirror: bool | str, draw: int) -> IndexedData:
+        chosen = VideoClips(items, length, **film, flip=mirror, seed=draw)
+        if "known" not in conditions:
+            return chosen
+        return WithKnown(chosen, known, known_share, mean=mean, std=std, seed=draw)
+
+    def fit_stage(name: str, length: int, beside: int, draw: int, **settings: Any) -> None:
+        dataset, held_out = clips(train, length, flip, draw), clips(valid, length, False, seed)
+        if beside:
+            dataset = WithStills(dataset, pictures, beside, seed=draw)
+        settings |= {"warmup_steps": min(100, settings["steps"] // 10), "validate": clip_validation(held_out)}
+        trainer = Trainer(run_dir / name, task, dataset, **settings, **shared)
         load_weights(task, trainer.fit(resume=resume))
 
     if stills_steps:
-        both = clips(train, 1, flip, 1 if images else 0, seed), clips(valid, 1, False, 0, seed)
-        fit_stage("stills", *both, steps=stills_steps, batch_size=stills_batch, lr_schedule="constant")
-    both = clips(train, frames, flip, stills, seed + 1), clips(valid, frames, False, 0, seed)
-    fit_stage("clips", *both, steps=steps, batch_size=batch_size, accumulate=accumulate)
+        only = {"steps": stills_steps, "batch_size": stills_batch, "lr_schedule": "constant"}
+        fit_stage("stills", 1, 1 if images else 0, seed, **only)
+    fit_stage("clips", frames, stills, seed + 1, steps=steps, batch_size=batch_size, accumulate=accumulate)
 
     folder = save_model(model, run_dir / "model")
     print(f"saved {folder}; try it: mmdiff clip --model {folder}")

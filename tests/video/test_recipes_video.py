@@ -13,8 +13,16 @@ from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.errors import InputError
 from mmdiff.hub import load_model, read_config
 from mmdiff.recipes import run_recipe
+from mmdiff.registry import to_config
 from mmdiff.video import io
-from mmdiff.video.conditioning import ConditionedNetwork, KnownFrames, SmallClip
+from mmdiff.video.captions import CaptionEncoder
+from mmdiff.video.conditioning import (
+    ActionCondition,
+    ClassCondition,
+    ConditionedNetwork,
+    KnownFrames,
+    SmallClip,
+)
 from mmdiff.video.data import VideoClips, find_train_valid, find_videos, leave_out_broken
 from mmdiff.video.digit_files import write_digits
 from mmdiff.video.digits import MovingDigits
@@ -27,6 +35,7 @@ from mmdiff.video.stages import (
     draw_known,
     given_frames,
     make_conditioners,
+    network_for,
     pixel_statistics,
 )
 from mmdiff.video.tasks import ClipTask
@@ -232,6 +241,26 @@ def test_conditioners_follow_the_data():
     for name in ("caption", "label", "actions"):
         with pytest.raises(InputError, match=f"the data must say the {name}"):
             make_conditioners([name], [VideoItem(Path("a.mp4"))], 16)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("conditioners", "widths"),
+    [
+        ((), (0, 0, 0)),
+        ((KnownFrames(),), (0, 0, 4)),
+        ((ClassCondition(3, 6), SmallClip(width=6)), (6, 0, 3)),
+        ((CaptionEncoder(("", "?", "a"), 32), ActionCondition(3, 32), KnownFrames()), (32, 32, 4)),
+    ],
+)
+def test_a_network_has_room_for_what_it_is_told(conditioners, widths):
+    given = {"mixing": ("shift+tokens", "tokens"), "blocks": 1, "embedding": 16, "head_width": 8}
+    network = network_for(conditioners, widths=(8, 16), **given)
+    own = to_config(network.network)
+    assert (own["vector"], own["tokens"], own["planes"]) == widths
+    assert own["mixing"] == (["shift+tokens", "tokens"] if widths[1] else ["shift", ""])
+    x = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert network(x, torch.zeros(2)).shape == x.shape
 
 
 @pytest.mark.parametrize("fps", [None, 5.0])
