@@ -24,8 +24,9 @@ def load(source: str | Path, device: str | None = None, dtype: str | None = None
 
     Returns
     -------
-    Vocoder or ClipGenerator
-        Whichever suits the model: :class:`mmdiff.audio.vocoder.Vocoder` makes sound,
+    Vocoder, SoundGenerator or ClipGenerator
+        Whichever suits the model: :class:`mmdiff.audio.vocoder.Vocoder` makes sound of spectrograms,
+        :class:`mmdiff.audio.generator.SoundGenerator` makes it of labels or of nothing,
         :class:`mmdiff.video.generator.ClipGenerator` makes clips.
 
     Raises
@@ -42,6 +43,7 @@ def load(source: str | Path, device: str | None = None, dtype: str | None = None
     >>> gen = load("clips-32")  # doctest: +SKIP
     >>> clip = gen("a seven moving left", seed=0)  # doctest: +SKIP
     """
+    from mmdiff.audio.sound_model import SoundModel
     from mmdiff.audio.vocoder_model import VocoderModel
     from mmdiff.errors import InputError
     from mmdiff.hub import find_model, load_model
@@ -51,11 +53,15 @@ def load(source: str | Path, device: str | None = None, dtype: str | None = None
         from mmdiff.audio.vocoder import Vocoder
 
         return Vocoder(model, device, dtype)
+    if isinstance(model, SoundModel):
+        from mmdiff.audio.generator import SoundGenerator
+
+        return SoundGenerator(model, device, dtype)
     from mmdiff.video.generator import ClipGenerator
     from mmdiff.video.model import ClipModel
 
     if not isinstance(model, ClipModel):
         raise InputError(
-            f"source={str(source)!r} holds a {type(model).__name__}, which is neither a vocoder nor a model of clips"
+            f"source={str(source)!r} holds a {type(model).__name__}, which is no vocoder and no model of sound or clips"
         )
     return ClipGenerator(model, device, dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torchaudio
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 from mmdiff.audio.losses import MultiResolutionLoss
 from mmdiff.audio.mel import PRESETS, MelSpec
 from mmdiff.audio.spectral import Conditions, SpectralVocoder
-from mmdiff.audio.wavegrad import WaveGradVocoder
-from mmdiff.diffusion.objectives import Objective
+from mmdiff.audio.waveform import WaveformDiffusion
+from mmdiff.diffusion.conditions import drop_condition
+from mmdiff.diffusion.objectives import Norm, Objective
 from mmdiff.diffusion.scalings import edm_scalings
-from mmdiff.diffusion.times import ContinuousTable
+from mmdiff.diffusion.schedules import BetaTable
+from mmdiff.diffusion.times import ContinuousTable, TablePoints, Times
+from mmdiff.errors import InputError
 
 
 def random_mel_spec(generator: torch.Generator, native: MelSpec, variety: float = 0.5) -> MelSpec:
@@ -63,27 +67,49 @@ def random_mel_spec(generator: torch.Generator, native: MelSpec, variety: float 
     )
 
 
-class WaveGradTask(nn.Module):
-    """Train a :class:`WaveGradVocoder` as the paper does: L1 in ε at continuous noise levels (2009.00713, alg. 1).
+class WaveformTask(nn.Module):
+    """Train a diffusion of the waveform as WaveGrad and DiffWave are: its error in ε at the table's noise levels.
+
+    A network that is told √ᾱ is trained between the table's points too (2009.00713, algorithm 1), one that is told
+    the step at the points alone (2009.09761, algorithm 1).
 
     Parameters
     ----------
-    vocoder : WaveGradVocoder
+    model : WaveformDiffusion
+        A vocoder, or a model of sound without a spectrogram.
+    norm : {"l1", "l2"}
+        Absolute error as in WaveGrad's paper, or squared error as in DiffWave's.
+    drop : float in [0, 1]
+        Share of items trained without their label, for classifier-free guidance.
+
+    Raises
+    ------
+    InputError
+        The model's schedule is no table.
     """
 
-    def __init__(self, vocoder: WaveGradVocoder) -> None:
+    def __init__(self, model: WaveformDiffusion, norm: Norm = "l1", drop: float = 0.0) -> None:
         super().__init__()
-        self.vocoder = vocoder
-        self.objective = Objective(
-            vocoder.denoiser.schedule, target="eps", norm="l1", times=ContinuousTable()
-        )
+        self.model, self.drop = model, drop
+        schedule = model.denoiser.schedule
+        if not isinstance(schedule, BetaTable):
+            raise InputError(f"schedule={type(schedule).__name__} must be a BetaTable, as in the papers")
+        continuous = model.denoiser.noise_input == "sqrt_alpha_bar"
+        times: Times = ContinuousTable() if continuous else TablePoints(schedule.steps)
+        self.objective = Objective(schedule, target="eps", norm=norm, times=times)
 
-    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Loss of a batch with ``wave`` (B, samples), whole frames long."""
-        wave, spec = batch["wave"], self.vocoder.mel
-        with torch.no_grad():
-            mel = spec(wave)[..., : wave.shape[1] // spec.hop_length]
-        losses = self.objective(self.vocoder.denoiser, wave[:, None], generator=generator, mel=mel)
+    @property
+    def vocoder(self) -> WaveformDiffusion:
+        """The model, by the name that validation asks for."""
+        return self.model
+
+    def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+        """Loss of a batch with ``wave`` (B, samples), whole frames long, and ``label`` (B,) for a model of labels."""
+        cond = self.model.conditions(batch)
+        if "label" in cond and self.drop:
+            null = {"label": self.model.network.classes}
+            cond = drop_condition(cond, null, self.drop, generator=generator)
+        losses = self.objective(self.model.denoiser, batch["wave"][:, None], generator=generator, **cond)
         return {"loss": losses.mean()}
 
 

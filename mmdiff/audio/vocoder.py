@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,22 +10,12 @@ from torch import Tensor
 from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.mel_check import Checked, check
 from mmdiff.audio.resampling import resample
+from mmdiff.audio.sampling import Sampling, decide_sampling, item_seeds
 from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
-from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.errors import InputError
-from mmdiff.media.grid_tables import GridSource, find_grid, find_table
+from mmdiff.media.grid_tables import GridSource
 from mmdiff.progress import track
-
-
-class Sampling(NamedTuple):
-    """How a waveform is sampled, decided."""
-
-    steps: int
-    """Network evaluations."""
-    sampler: str
-    grid: Tensor
-    """Times at which the sampler stops."""
 
 
 class Vocoder:
@@ -140,12 +129,12 @@ class Vocoder:
         sampling = self.sampling(steps, sampler, grid)._asdict()
         options = {"mel_spec": mel_spec, "temperature": temperature, **sampling}
         if isinstance(mel, Tensor):
-            stream = self.stream(mel, seed=seed, samples=samples, progress=progress, **options)  # type: ignore[arg-type]
+            stream = self.stream(mel, seed=seed, samples=samples, progress=progress, **options)
             return torch.cat(list(stream), -1)
-        seeds = _seeds(seed, len(mel))
+        seeds = item_seeds(seed, len(mel))
         results = []
         for item, own in zip(mel, seeds, strict=True):
-            stream = self.stream(item, seed=own, samples=samples, progress=progress, **options)  # type: ignore[arg-type]
+            stream = self.stream(item, seed=own, samples=samples, progress=progress, **options)
             results.append(torch.cat(list(stream), -1)[0])
         return results
 
@@ -188,7 +177,7 @@ class Vocoder:
         blocks = self.model.blocks(
             mel,
             spec,
-            seeds=_seeds(seed, len(mel)),
+            seeds=item_seeds(seed, len(mel)),
             samples=length,
             temperature=temperature,
             **sampling._asdict(),
@@ -208,19 +197,7 @@ class Vocoder:
         InputError
             A name or number makes no sense, or the grid has another number of steps.
         """
-        model = self.model
-        if steps is not None and steps < 1:
-            raise InputError(f"steps={steps} must be at least 1; {model.default_steps} is usual")
-        table = None if grid is None else find_table(grid)
-        sampler = sampler or (table.sampler if table else None) or model.default_sampler
-        if sampler not in SAMPLERS:
-            raise InputError(f"sampler={sampler!r} must be one of {', '.join(SAMPLERS)}")
-        if grid is None:
-            steps = steps or model.default_steps
-            return Sampling(steps, sampler, model.grid(steps))
-        asked, usual = (None if n is None else len(model.grid(n)) - 1 for n in (steps, model.default_steps))
-        times = find_grid(table or grid, model.denoiser.schedule, asked, int(usual or 1))
-        return Sampling(steps or len(times) - 1 + model.other_evaluations, sampler, times)
+        return decide_sampling(self.model, steps, sampler, grid)
 
     def _length(self, spec: MelSpec, frames: int, samples: int | None) -> int:
         rate = self.sample_rate / spec.sample_rate
@@ -233,13 +210,3 @@ class Vocoder:
                 f"at {spec.sample_rate} Hz last no longer at {self.sample_rate} Hz"
             )
         return samples
-
-
-def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    if isinstance(seed, int):
-        return list(range(seed, seed + count))
-    if len(seed) != count:
-        raise InputError(
-            f"seed has {len(seed)} entries for {count} item(s); give one per item, or one number"
-        )
-    return [int(s) for s in seed]

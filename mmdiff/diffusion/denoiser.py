@@ -17,7 +17,7 @@ from mmdiff.registry import register
 DenoiserFunction = Callable[..., Tensor]
 """Anything called as ``denoiser(x, t, **cond)`` that returns the expected clean data, shaped like x."""
 
-NoiseInput = Literal["t", "index", "sqrt_alpha_bar", "log_snr", "sigma", "c_noise"]
+NoiseInput = Literal["t", "index", "aligned_index", "sqrt_alpha_bar", "log_snr", "sigma", "c_noise"]
 
 LOG_SNR_LIMIT = 20.0
 """Log-SNR given to networks is clamped to ±20: beyond it float32 data and noise are indistinguishable."""
@@ -68,11 +68,12 @@ class Denoiser(nn.Module):
     prediction : {"eps", "x0", "v", "velocity", "score", "edm"}, default "v"
         What the network predicts. "edm" is the preconditioning of Karras et al. (2022), generalised to
         any alpha: x0 = c_skip x + c_out network(c_in x, level).
-    noise_input : {"t", "index", "sqrt_alpha_bar", "log_snr", "sigma", "c_noise"}, default "t"
+    noise_input : {"t", "index", "aligned_index", "sqrt_alpha_bar", "log_snr", "sigma", "c_noise"}, default "t"
         The level the network is told. "index" is t N - 1, the 0-based step of a :class:`BetaTable` (as
-        DiffWave and diffusers count; at least 0). "sqrt_alpha_bar" is alpha / sqrt(alpha^2 + sigma^2), the
-        noise level of WaveGrad. "log_snr" and "c_noise" = ln(sigma / alpha) / 4 come from a log-SNR
-        clamped to ±20.
+        DiffWave and diffusers count; at least 0). "aligned_index" is the same at the table's points and between
+        them linear in alpha, as DiffWave aligns the steps of a shorter table. "sqrt_alpha_bar" is
+        alpha / sqrt(alpha^2 + sigma^2), the noise level of WaveGrad. "log_snr" and "c_noise" =
+        ln(sigma / alpha) / 4 come from a log-SNR clamped to ±20.
     sigma_data : float > 0, default 1
         Standard deviation of the data, used by "edm".
     learned_variance : bool, default False
@@ -89,7 +90,7 @@ class Denoiser(nn.Module):
     ------
     InputError
         An argument is out of range; "eps" or "score" is asked of a schedule that ends without signal; or
-        "index" of one that is no table.
+        an index of one that is no table.
 
     Examples
     --------
@@ -217,6 +218,9 @@ class Denoiser(nn.Module):
             return t
         if self.noise_input == "index":
             return _snap(t * _table_length(self.schedule) - 1).clamp_min(0)
+        if self.noise_input == "aligned_index":
+            assert isinstance(self.schedule, BetaTable)
+            return self.schedule.aligned_point(t).sub(1).clamp_min(0)
         if self.noise_input == "sigma":
             return self.schedule(t).sigma
         if self.noise_input == "sqrt_alpha_bar":
@@ -278,6 +282,11 @@ def _check_noise_input(noise_input: str, schedule: Schedule) -> None:
         raise InputError(f"noise_input={noise_input!r} must be one of {', '.join(get_args(NoiseInput))}")
     if noise_input == "index":
         _table_length(schedule)
+    if noise_input == "aligned_index" and not isinstance(schedule, BetaTable):
+        raise InputError(
+            f"noise_input='aligned_index' must come with a BetaTable; got schedule={type(schedule).__name__}; "
+            f"try noise_input='log_snr'"
+        )
 
 
 def _check_range(clamp: tuple[float, float] | None, quantile: float | None) -> None:

@@ -91,6 +91,24 @@ class BetaTable(VariancePreserving):
         """Time of the table's least noisy step, 1/N."""
         return 1 / self.steps
 
+    def aligned_point(self, t: Tensor) -> Tensor:
+        """Number of the point at t, between two points in proportion to alpha.
+
+        A network that was trained at the points is told so of a level between them (Kong et al. 2020,
+        arXiv:2009.09761, appendix B).
+
+        Parameters
+        ----------
+        t : Tensor, in [0, 1]
+
+        Returns
+        -------
+        Tensor, shape and dtype of t, in [0, N]
+        """
+        table, n, fraction = self._locate(t)
+        half = -0.5 * table.rise[n]
+        return n + torch.expm1(half * fraction) / torch.expm1(half)
+
     def _locate(self, t: Tensor) -> tuple[_Table, Tensor, Tensor]:
         """Return the table, the point at or before t, and the fraction of the segment after it."""
         position = t * self.steps
@@ -199,6 +217,23 @@ def wavegrad_betas() -> tuple[float, ...]:
     return linear_betas(1e-6, 0.01, 1000)
 
 
-def diffwave_betas() -> tuple[float, ...]:
-    """DiffWave's training table: 50 steps, 1e-4 to 0.05 (Kong et al. 2020, section 5)."""
-    return linear_betas(1e-4, 0.05, 50)
+def diffwave_betas(count: int = 50) -> tuple[float, ...]:
+    """DiffWave's training tables: 1e-4 to 0.05 in 20, 40 or 50 steps, to 0.02 in 200 (Kong et al. 2020, section 5).
+
+    Parameters
+    ----------
+    count : int > 0
+        Steps; up to 50 the table ends at 0.05.
+    """
+    return linear_betas(1e-4, 0.05 if count <= 50 else 0.02, count)
+
+
+def diffwave_fast_betas(count: int = 50) -> tuple[float, ...]:
+    """DiffWave's tables for sampling in six steps (Kong et al. 2020, appendix B).
+
+    Parameters
+    ----------
+    count : int >= 40
+        Steps of the training table: with 200, which end noisier, the last of the six is 0.7 instead of 0.5.
+    """
+    return (1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5 if count <= 50 else 0.7)

@@ -21,6 +21,7 @@ from mmdiff.diffusion.schedules import (
     VarianceExploding,
     ZeroTerminalSNR,
     ddpm_betas,
+    diffwave_betas,
     wavegrad_betas,
 )
 from mmdiff.errors import InputError
@@ -126,6 +127,21 @@ def test_index_is_the_tables_row_exactly_also_in_float32() -> None:
     torch.testing.assert_close(half_way, torch.tensor([499.5]), rtol=0, atol=1e-3)
     zero_terminal = Denoiser(Constant(), ZeroTerminalSNR(schedule), "v", "index")
     assert zero_terminal.level(torch.ones(1)).item() == 999
+
+
+def test_an_aligned_index_is_linear_in_alpha_between_the_tables_rows() -> None:
+    schedule = BetaTable(diffwave_betas())
+    denoiser = Denoiser(Constant(), schedule, "eps", "aligned_index")
+    rows = torch.arange(1, 51, dtype=torch.float32)
+    assert torch.equal(denoiser.level(rows / 50), rows - 1)
+    assert denoiser.level(torch.tensor([0.0, 0.01])).tolist() == [0, 0]
+    t = torch.linspace(0.02, 1, 333, dtype=torch.float64)
+    alphas = np.sqrt(np.cumprod(1 - np.array(schedule.betas)))
+    expected = np.interp(-schedule(t).alpha.numpy(), -alphas, np.arange(50))
+    np.testing.assert_allclose(denoiser.level(t).numpy(), expected, atol=1e-9)
+    np.testing.assert_allclose(denoiser.level(t.float()).numpy(), expected, atol=1e-4)
+    with pytest.raises(InputError, match="noise_input='aligned_index' must come with a BetaTable"):
+        Denoiser(Constant(), ZeroTerminalSNR(schedule), "v", "aligned_index")
 
 
 def test_noise_inputs_by_their_definitions() -> None:

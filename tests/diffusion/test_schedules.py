@@ -27,6 +27,7 @@ from mmdiff.diffusion.schedules import (
     cosine_betas,
     ddpm_betas,
     diffwave_betas,
+    diffwave_fast_betas,
     linear_betas,
     scaled_linear_betas,
     wavegrad_betas,
@@ -322,6 +323,8 @@ def test_beta_helpers() -> None:
     assert linear_betas(0.1, 0.3, 1) == (0.1,)
     assert (wavegrad_betas()[0], wavegrad_betas()[-1], len(wavegrad_betas())) == (1e-6, 0.01, 1000)
     assert (diffwave_betas()[0], diffwave_betas()[-1], len(diffwave_betas())) == (1e-4, 0.05, 50)
+    assert (diffwave_betas(200)[0], diffwave_betas(200)[-1], len(diffwave_betas(200))) == (1e-4, 0.02, 200)
+    assert (diffwave_fast_betas()[-1], diffwave_fast_betas(200)[-1]) == (0.5, 0.7)
     assert betas_of_alpha_bars((0.9, 0.45, 0.0)) == pytest.approx((0.1, 0.5, 0.999))
 
 

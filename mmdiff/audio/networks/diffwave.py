@@ -234,14 +234,12 @@ class DiffWave(WaveformNetwork):
         step = self.embed_step(level)
         labels = self._labels(label, len(x))
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            assert prepared is None, "what is prepared is for calls without gradients"
-            return self._plain(x, step, mel, labels)
+            return self._plain(x, step, mel, labels, prepared)
         return self._in_place(x, step, mel, labels, prepared)
 
+    @torch.no_grad()
     def prepare(self, mel: Tensor) -> dict[str, Tensor]:
         """Compute what the spectrogram adds to each layer: ``prepared`` (B, layers, samples, 2C) of the calls."""
-        if self.upsample is None or torch.is_grad_enabled():
-            return {"mel": mel}
         local = self._upsampled(mel)
         dtype = self.compute_dtype or local.dtype
         shape = (len(local), len(self.layers), local.shape[1], 2 * self.channels)
@@ -260,14 +258,20 @@ class DiffWave(WaveformNetwork):
         values = batch * frames * self.hop_length * len(self.layers) * 2 * self.channels
         return values * (self.compute_dtype or self.out.weight.dtype).itemsize if self.n_mels else 0
 
-    def _plain(self, x: Tensor, step: Tensor, mel: Tensor | None, labels: list[Tensor]) -> Tensor:
+    def _plain(
+        self, x: Tensor, step: Tensor, mel: Tensor | None, labels: list[Tensor], prepared: Tensor | None
+    ) -> Tensor:
         """Run the layers one after the other, for gradients and for compilers."""
         h = functional.relu(self.wave_in(x))
-        local = None if self.upsample is None else self.upsample(mel)
-        total = torch.zeros_like(h)
+        local = None if mel is None or self.upsample is None else self.upsample(mel)
+        total = torch.zeros_like(h, dtype=torch.promote_types(h.dtype, torch.float32))
         for n, layer in enumerate(self.residuals):
-            biases = [] if layer.mel is None else [layer.mel(local)]
-            biases += [labels[n][..., None]] if labels else []
+            biases = [] if not labels else [labels[n][..., None]]
+            if layer.mel is not None and local is not None:
+                biases.append(layer.mel(local))
+            if prepared is not None:  # which has the convolution's own constants in it
+                assert layer.dilated.bias is not None
+                biases.append(prepared[:, n].mT - layer.dilated.bias[:, None])
             h, skip = layer(h, step, sum(biases) if biases else None)
             total = total + skip
         eps: Tensor = self.out(functional.relu(self.skip_out(total / math.sqrt(len(self.layers)))))
@@ -304,7 +308,7 @@ class DiffWave(WaveformNetwork):
         self, x: Tensor, level: Tensor, mel: Tensor | None, label: Tensor | None, prepared: Tensor | None
     ) -> None:
         if (mel is not None or prepared is not None) != (self.n_mels > 0):
-            state = "needs" if self.n_mels else "takes no"
+            state = "needs a" if self.n_mels else "takes no"
             raise InputError(f"mel: this network, with n_mels={self.n_mels}, {state} spectrogram")
         self.check_inputs(x, level, mel)
         if label is not None and (self.classes == 0 or label.shape != (len(x),)):

@@ -12,7 +12,7 @@ from mmdiff.errors import InputError
 
 
 def diffwave_base(n_mels: int = 80, hop_length: int = 256) -> DiffWave:
-    """Build the paper's Base vocoder, 64 channels and 30 layers: 2.6 M parameters (section 5.1).
+    """Build the paper's Base vocoder, 64 channels and 30 layers: 2,619,971 parameters (section 5.1).
 
     It is also the network of the ``diffwave`` package by LMNT; load its weights through :func:`lmnt_state`.
     """
@@ -20,12 +20,12 @@ def diffwave_base(n_mels: int = 80, hop_length: int = 256) -> DiffWave:
 
 
 def diffwave_large(n_mels: int = 80, hop_length: int = 256) -> DiffWave:
-    """Build the paper's Large vocoder, 128 channels and 30 layers: 6.9 M parameters (section 5.1)."""
+    """Build the paper's Large vocoder, 128 channels and 30 layers: 6,885,315 parameters (section 5.1)."""
     return DiffWave(n_mels, 128, 30, 10, _two_factors(hop_length))
 
 
 def diffwave_small(n_mels: int = 80, hop_length: int = 256) -> DiffWave:
-    """Build a vocoder of 32 channels and 20 layers, half a million parameters, for one processor core."""
+    """Build a vocoder of 32 channels and 20 layers, 387,011 parameters, for one processor core."""
     return DiffWave(n_mels, 32, 20, 10, _two_factors(hop_length), step_width=128)
 
 

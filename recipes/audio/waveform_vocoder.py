@@ -1,12 +1,13 @@
-"""WaveGrad: diffusion of the waveform itself from a mel spectrogram (Chen et al. 2020).
+"""WaveGrad and DiffWave: diffusion of the waveform itself from a mel spectrogram (Chen et al., Kong et al. 2020).
 
-The classic to compare with: every network evaluation works at the full sampling rate. The model folder is
+The classics to compare with: every network evaluation works at the full sampling rate. The model folder is
 ``RUN/model``. Run it with one of
 
-    mmdiff run wavegrad.tiny                     # seconds; shows that everything works
-    mmdiff run wavegrad --fetch true             # a small one on Debian's free speech
-    mmdiff run wavegrad.ljspeech --data LJSpeech-1.1
-    mmdiff run wavegrad --resume true            # go on after an interruption
+    mmdiff run waveform_vocoder.tiny                        # seconds; shows that everything works
+    mmdiff run waveform_vocoder --fetch true                # a small DiffWave on Debian's free speech
+    mmdiff run waveform_vocoder.wavegrad --fetch true       # a small WaveGrad
+    mmdiff run waveform_vocoder.ljspeech --data LJSpeech-1.1
+    mmdiff run waveform_vocoder --resume true               # go on after an interruption
 """
 
 from __future__ import annotations
@@ -18,24 +19,28 @@ import torch
 
 from mmdiff.audio.data import AudioCrops, find_train_valid
 from mmdiff.audio.fetch import fetch_debian_speech
-from mmdiff.audio.mel import preset
+from mmdiff.audio.mel import MelSpec, preset
+from mmdiff.audio.networks.diffwave_presets import diffwave_base, diffwave_large, diffwave_small
 from mmdiff.audio.networks.wavegrad_presets import wavegrad_base, wavegrad_large, wavegrad_small
-from mmdiff.audio.tasks import WaveGradTask
+from mmdiff.audio.tasks import WaveformTask
 from mmdiff.audio.validation import vocoder_validation
-from mmdiff.audio.wavegrad import WaveGradVocoder
-from mmdiff.diffusion.schedules import BetaTable, wavegrad_betas
+from mmdiff.audio.waveform_vocoder import WaveformVocoder
+from mmdiff.diffusion.schedules import BetaTable, diffwave_betas, diffwave_fast_betas, wavegrad_betas
 from mmdiff.hub import save_model
 from mmdiff.training import Trainer, load_weights
+
+Size = Literal["small", "base", "large"]
 
 
 def main(
     data: Path = Path("data/speech-16k"),
-    run_dir: Path = Path("runs/wavegrad"),
+    run_dir: Path = Path("runs/waveform_vocoder"),
     layout: str = "auto",
     fetch: bool = False,
     resume: bool = False,
     mel: str = "mmdiff-16k",
-    size: Literal["small", "base", "large"] = "small",
+    network: Literal["diffwave", "wavegrad"] = "diffwave",
+    size: Size = "small",
     crop_frames: int = 30,
     batch_size: int = 8,
     steps: int = 2500,
@@ -49,7 +54,7 @@ def main(
     device: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Train a WaveGrad vocoder.
+    """Train a vocoder that diffuses the waveform.
 
     Args:
         data: Folder or manifest of recordings (LJSpeech, VCTK, LibriTTS layouts, or any). Where it has no splits
@@ -58,11 +63,13 @@ def main(
         layout: How ``data`` is laid out; see mmdiff.audio.data.find_audio.
         fetch: Build ``data`` from Debian's free speech packages first (54 MB, needs apt-get).
         resume: Go on from the newest checkpoint in ``run_dir``.
-        mel: Name of the mel preset; "base" and "large" need a hop of 300, "small" fits itself to any.
-        size: The paper's two sizes (15.9 M and 23.4 M parameters), or a small one (1.2 M).
-        crop_frames: Length of training crops in hops; the paper's is 24 of 300 samples.
-        batch_size: Crops per update; the paper's is 256.
-        steps: Updates; the paper's is a million.
+        mel: Name of the mel preset; WaveGrad's "base" and "large" need a hop of 300.
+        network: Whose network, noise levels and loss.
+        size: The papers' two sizes (DiffWave 2.6 M and 6.9 M parameters, WaveGrad 15.9 M and 23.4 M), or a small
+            one (0.4 M and 1.2 M).
+        crop_frames: Length of training crops in hops; the papers' are 62 of 256 samples, and 24 of 300.
+        batch_size: Crops per update; the papers' are 16, and 256.
+        steps: Updates; the papers' are a million.
         learning_rate: Its peak.
         ema: Decay of the weight average that is kept.
         sampling_steps: Network evaluations by default.
@@ -77,17 +84,13 @@ def main(
         fetch_debian_speech(data)
     torch.manual_seed(seed)
     spec = preset(mel)
-    network = {
-        "small": lambda: wavegrad_small(spec.n_mels, spec.hop_length),
-        "base": lambda: wavegrad_base(spec.n_mels),
-        "large": lambda: wavegrad_large(spec.n_mels),
-    }[size]()
-    vocoder = WaveGradVocoder(spec, network, BetaTable(wavegrad_betas()), sampling_steps)
+    build = build_diffwave if network == "diffwave" else build_wavegrad
+    vocoder = build(spec, size, sampling_steps)
 
     hop, rate = spec.hop_length, spec.sample_rate
     train, valid = find_train_valid(data, layout)
     crops = AudioCrops(train, rate, crop_frames * hop, seed=seed, align=hop)
-    task = WaveGradTask(vocoder)
+    task = WaveformTask(vocoder, norm="l2" if network == "diffwave" else "l1")
     trainer = Trainer(
         run_dir,
         task,
@@ -107,6 +110,22 @@ def main(
     )
     load_weights(task, trainer.fit(resume=resume))
     save_model(vocoder, run_dir / "model")
+
+
+def build_diffwave(spec: MelSpec, size: Size, steps: int) -> WaveformVocoder:
+    """Build a DiffWave: the large one is trained at 200 noise levels, the others at 50."""
+    sizes = {"small": diffwave_small, "base": diffwave_base, "large": diffwave_large}
+    table = 200 if size == "large" else 50
+    network = sizes[size](spec.n_mels, spec.hop_length)
+    schedule = BetaTable(diffwave_betas(table))
+    return WaveformVocoder(spec, network, schedule, steps, diffwave_fast_betas(table))
+
+
+def build_wavegrad(spec: MelSpec, size: Size, steps: int) -> WaveformVocoder:
+    """Build a WaveGrad: the papers' sizes have a hop of their own."""
+    sizes = {"base": wavegrad_base, "large": wavegrad_large}
+    network = sizes[size](spec.n_mels) if size in sizes else wavegrad_small(spec.n_mels, spec.hop_length)
+    return WaveformVocoder(spec, network, BetaTable(wavegrad_betas()), steps)
 
 
 if __name__ == "__main__":

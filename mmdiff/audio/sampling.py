@@ -1,0 +1,85 @@
+"""What the pipelines of this room decide before they sample: steps, sampler, times and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from mmdiff.diffusion.denoiser import Denoiser
+from mmdiff.diffusion.samplers import SAMPLERS
+from mmdiff.errors import InputError
+from mmdiff.media.grid_tables import GridSource, find_grid, find_table
+
+
+class Sampling(NamedTuple):
+    """How a waveform is sampled, decided."""
+
+    steps: int
+    """Network evaluations."""
+    sampler: str
+    grid: Tensor
+    """Times at which the sampler stops."""
+
+
+class SampledModel(Protocol):
+    """What the decision asks of a model; see :class:`mmdiff.audio.vocoder_model.VocoderModel`."""
+
+    default_steps: int
+    default_sampler: str
+    other_evaluations: int
+    denoiser: Denoiser
+
+    def grid(self, steps: int) -> Tensor:
+        """Times for so many network evaluations."""
+
+
+def decide_sampling(
+    model: SampledModel,
+    steps: int | None = None,
+    sampler: str | None = None,
+    grid: GridSource | None = None,
+) -> Sampling:
+    """Decide how a model samples with these options, of which those not given are the model's.
+
+    Raises
+    ------
+    InputError
+        A name or number makes no sense, or the grid has another number of steps.
+    """
+    if steps is not None and steps < 1:
+        raise InputError(f"steps={steps} must be at least 1; {model.default_steps} is usual")
+    table = None if grid is None else find_table(grid)
+    sampler = sampler or (table.sampler if table else None) or model.default_sampler
+    if sampler not in SAMPLERS:
+        raise InputError(f"sampler={sampler!r} must be one of {', '.join(SAMPLERS)}")
+    if grid is None:
+        steps = steps or model.default_steps
+        return Sampling(steps, sampler, model.grid(steps))
+    asked, usual = (None if n is None else len(model.grid(n)) - 1 for n in (steps, model.default_steps))
+    times = find_grid(table or grid, model.denoiser.schedule, asked, int(usual or 1))
+    return Sampling(steps or len(times) - 1 + model.other_evaluations, sampler, times)
+
+
+def item_seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    """A seed for each item: those given, or the numbers from the one given on.
+
+    Raises
+    ------
+    InputError
+        There are more or fewer than items.
+    """
+    if isinstance(seed, int):
+        return list(range(seed, seed + count))
+    if len(seed) != count:
+        raise InputError(
+            f"seed has {len(seed)} entries for {count} item(s); give one per item, or one number"
+        )
+    return [int(s) for s in seed]
+
+
+def item_generators(seeds: Sequence[int], device: torch.device) -> list[torch.Generator]:
+    """A source of fresh noise for each item, which depends on its seed alone."""
+    return [torch.Generator(device).manual_seed(seed) for seed in seeds]

@@ -1,0 +1,102 @@
+"""Vocoders that diffuse the waveform itself, steered by a mel spectrogram: WaveGrad and DiffWave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.mel_convert import convert
+from mmdiff.audio.networks.waveform import WaveformNetwork
+from mmdiff.audio.sampling import item_generators
+from mmdiff.audio.vocoder_model import VocoderModel
+from mmdiff.audio.waveform import WaveformDiffusion
+from mmdiff.diffusion.schedules import Schedule
+from mmdiff.diffusion.solver_tools import DenoiserFn
+from mmdiff.errors import InputError
+from mmdiff.registry import register
+
+
+@register
+class WaveformVocoder(WaveformDiffusion, VocoderModel):
+    """A waveform network as a vocoder: with its noise schedule and mel definition.
+
+    Parameters
+    ----------
+    mel : MelSpec
+        Its bands and hop must be the network's; another definition's spectrograms are converted.
+    network : WaveformNetwork
+        Such as :class:`mmdiff.audio.networks.wavegrad.WaveGrad` or :class:`mmdiff.audio.networks.diffwave.DiffWave`.
+    schedule, steps, inference_betas, clamp, window
+        As for :class:`WaveformDiffusion`.
+
+    Raises
+    ------
+    InputError
+        The network is not for such spectrograms.
+    """
+
+    def __init__(
+        self,
+        mel: MelSpec,
+        network: WaveformNetwork,
+        schedule: Schedule,
+        steps: int = 6,
+        inference_betas: Sequence[float] = (),
+        clamp: str = "data",
+        window: int = 1024,
+    ) -> None:
+        if (network.n_mels, network.hop_length) != (mel.n_mels, mel.hop_length):
+            raise InputError(
+                f"network with n_mels={network.n_mels}, hop_length={network.hop_length} must be for the mel's "
+                f"{mel.n_mels} bands and hop of {mel.hop_length}"
+            )
+        super().__init__(network, schedule, steps, inference_betas, clamp, window)
+        self.mel, self.sample_rate = mel, mel.sample_rate
+
+    def accept(self, mel: Tensor, spec: MelSpec) -> tuple[Tensor, MelSpec, list[str]]:
+        """Convert a mel of another definition to the model's own."""
+        if spec == self.mel:
+            return mel, spec, []
+        converted = convert(mel, spec, self.mel)
+        return converted.mel, self.mel, list(converted.notes)
+
+    def conditions(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Measure the spectrogram of ``wave`` (B, samples), whole frames long."""
+        wave: Tensor = batch["wave"]
+        with torch.no_grad():
+            return {"mel": self.mel(wave)[..., : wave.shape[1] // self.mel.hop_length]}
+
+    def start(
+        self, mel: Tensor, spec: MelSpec, *, seeds: Sequence[int], samples: int
+    ) -> tuple[DenoiserFn, Tensor]:
+        """Denoiser of the waveform, and its noise; see :class:`VocoderModel`."""
+        frames = mel.shape[-1]
+        return self.denoise_windows(frames, mel), self.starting_noise(seeds, frames, self.mel.hop_length)
+
+    def blocks(
+        self,
+        mel: Tensor,
+        spec: MelSpec,
+        *,
+        seeds: Sequence[int],
+        samples: int,
+        steps: int,
+        grid: Tensor,
+        sampler: str,
+        temperature: float,
+    ) -> Iterator[Tensor]:
+        """Yield the waveform; see :class:`VocoderModel`. The state is the whole waveform."""
+        denoise, noise = self.start(mel, spec, seeds=seeds, samples=samples)
+        generator = item_generators(seeds, noise.device)
+        wave = self.run_sampler(
+            denoise, noise, generator=generator, grid=grid, sampler=sampler, temperature=temperature
+        )
+        yield wave[:, 0, :samples]
+
+    def count_blocks(self, spec: MelSpec, frames: int, steps: int) -> int:
+        """One: all steps are done before the first sample is known."""
+        return 1
