@@ -190,7 +190,7 @@ def _folder_examples(
         )
     clips = folder_clips(str(options.reference), gen.model, split=options.split, seed=options.first)
     items = [for_model(clips[n], gen.model) for n in range(count)]
-    told = gen.model.captions is not None and options.captions != "none"
+    told = gen.model.takes_prompts and options.captions != "none"
     return torch.stack([item["video"] for item in items]), [
         (item["caption"] or None) if told else None for item in items
     ]

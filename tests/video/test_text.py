@@ -19,6 +19,8 @@ from mmdiff.errors import InputError
 from mmdiff.files import TEMPORARY
 from mmdiff.hub import load_model, save_model
 from mmdiff.video.conditioning import ConditionedNetwork, Conditioner, SmallClip
+from mmdiff.video.digit_files import write_digits
+from mmdiff.video.evaluate_folder import evaluate_folder, folder_clips
 from mmdiff.video.generator import ClipGenerator
 from mmdiff.video.model import ClipModel
 from mmdiff.video.stages import WithSmall
@@ -26,7 +28,7 @@ from mmdiff.video.tasks import ClipTask, batch_conditions
 from mmdiff.video.text import TextEncoder, TextFeatures, encoder_for, text_features
 from mmdiff.video.text_cache import CachedText
 from mmdiff.video.unet import SpaceTimeUNet
-from mmdiff.video.validation import clip_validation, upscaling_quality
+from mmdiff.video.validation import NOISE, clip_validation, noise_losses, upscaling_quality
 
 WORDS = ("<pad>", "</s>", "<unk>", "a", "b", "red", "blue", "seven", "nine", "moving", "left", "right")
 CAPTIONS = ["a red seven moving left", None, "a blue nine", "", "seven a"]
@@ -478,6 +480,21 @@ def test_prompts_are_encoded_by_the_encoder_that_the_model_records(
     assert counting.asked == prompts
     with pytest.raises(InputError, match="text must be left out with a prompt"):
         gen(prompts, text=encoder(prompts))
+
+
+def test_a_folder_is_measured_by_captions_that_are_encoded(encoder: TextEncoder, tmp_path: Path) -> None:
+    write_digits(tmp_path / "videos", 3, frames=4, size=32)
+    model = build_model(encoder.condition(32))
+    model.size, model.fps, model.steps, counting = (8, 8), 8.0, 1, Counting(encoder)
+    gen = ClipGenerator(model, "cpu", text=counting)
+    clips = folder_clips(tmp_path / "videos", model, progress=False)
+    (*_, made) = evaluate_folder(gen, clips, count=3, features=lambda x: x.flatten(1)[:, :4], progress=False)
+    captions = [clips[n]["caption"] for n in range(3)]
+    assert sorted(counting.asked) == sorted(3 * captions)  # of the loss, of clips made, of prediction
+    losses = noise_losses(model, clips, 3, 4, NOISE, 0, encoder)
+    assert {name: made.measures[name].value for name in losses} == losses
+    told, untold = (noise_losses(model, clips, 3, 4, NOISE, 0, text)["loss"] for text in (encoder, empty))
+    assert told != untold
 
 
 def test_what_enlarges_is_measured_by_captions_that_are_encoded(encoder: TextEncoder) -> None:
