@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mmdiff.nn.attention import Attention
 from mmdiff.registry import register
-from mmdiff.video.conditioning import Conditioner, Told, longest
+from mmdiff.video.conditioning import Conditioner
+from mmdiff.video.told import Told, longest
 
 PADDING, UNKNOWN = 0, 1
 _SPECIAL = ("", "?")

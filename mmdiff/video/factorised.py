@@ -15,8 +15,9 @@ from mmdiff.nn import conv, sinusoidal
 from mmdiff.nn.axis_attention import AxisAttention
 from mmdiff.nn.positions import RelativeBias, rotary_frequencies, rotary_turns
 from mmdiff.registry import register
-from mmdiff.video.conditioning import Conditioner, Told
+from mmdiff.video.conditioning import Conditioner
 from mmdiff.video.factorised_layers import Bottom, Level, SteeredBlock, Time, across_frames
+from mmdiff.video.told import Told
 
 NORMS = ("rms", "group")
 _MAX_DISTANCE = 32

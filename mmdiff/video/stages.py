@@ -23,10 +23,10 @@ from mmdiff.video.conditioning import (
     ConditionedNetwork,
     Conditioner,
     KnownFrames,
-    join,
 )
 from mmdiff.video.items import VideoItem
 from mmdiff.video.small import noised, shrink
+from mmdiff.video.told import join
 from mmdiff.video.unet import SpaceTimeUNet
 
 _KNOWN, _SMALL = 101, 102  # streams of random numbers

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from mmdiff.devices import pick_device
 from mmdiff.errors import InputError
 from mmdiff.registry import register
-from mmdiff.video.conditioning import Conditioner, Told, longest
+from mmdiff.video.conditioning import Conditioner
 from mmdiff.video.text_loading import fingerprint, load_encoder
+from mmdiff.video.told import Told, longest
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _UNLIMITED = 10**6  # a tokenizer that knows no limit states an absurd one

@@ -18,10 +18,10 @@ from mmdiff.video.conditioning import (
     ConditionedNetwork,
     KnownFrames,
     SmallClip,
-    longest,
 )
 from mmdiff.video.model import ClipModel
 from mmdiff.video.text import TextFeatures
+from mmdiff.video.told import longest
 from mmdiff.video.unet import SpaceTimeUNet
 
 CAPTIONS = ["a red seven moving left", "a blue nine"]
