@@ -130,7 +130,8 @@ def main(
         weight_decay: Of AdamW.
         noise: Mean and deviation of the logarithm of the noise level for single frames; clips get more.
         pixels: Mean and deviation that pixels in [-1, 1] are standardised by; default: measured.
-        drop: Share of clips trained without their conditions, for guidance.
+        drop: Share of clips trained with nothing said of them, for guidance; each of several conditions is left out
+            so often by itself, too.
         ema: Decay of the weight average that is kept.
         guidance: Of the finished model, by default.
         sampler_steps: Its network evaluations by default.
