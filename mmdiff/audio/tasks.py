@@ -96,7 +96,7 @@ class WaveformTask(nn.Module):
             raise InputError(f"schedule={type(schedule).__name__} must be a BetaTable, as in the papers")
         continuous = model.denoiser.noise_input == "sqrt_alpha_bar"
         times: Times = ContinuousTable() if continuous else TablePoints(schedule.steps)
-        self.objective = Objective(schedule, target="eps", norm=norm, times=times)
+        self.objective = Objective(schedule, target="eps", norm=norm, times=times, normalize_weight=False)
 
     @property
     def vocoder(self) -> WaveformDiffusion:
@@ -109,7 +109,13 @@ class WaveformTask(nn.Module):
         if "label" in cond and self.drop:
             null = {"label": self.model.network.classes}
             cond = drop_condition(cond, null, self.drop, generator=generator)
-        losses = self.objective(self.model.denoiser, batch["wave"][:, None], generator=generator, **cond)
+        wave, prior = batch["wave"][:, None], self.model.noise_prior(cond)
+        scaled: dict[str, Tensor] = {}
+        if prior is not None:  # noise of the prior's deviation, and errors over it (PriorGrad, algorithm 1)
+            noise = torch.randn(wave.shape, generator=generator, device=generator.device).to(wave)
+            power = 1 if self.objective.norm == "l1" else 2
+            scaled = {"noise": prior.color(noise), "weight": prior.std**-power}
+        losses = self.objective(self.model.denoiser, wave, generator=generator, **scaled, **cond)
         return {"loss": losses.mean()}
 
 

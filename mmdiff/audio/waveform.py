@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +12,7 @@ from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.audio.noise import frame_noise
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid, noise_table_grid
+from mmdiff.diffusion.process import Prior
 from mmdiff.diffusion.samplers import SAMPLERS, sample
 from mmdiff.diffusion.schedules import BetaTable, Schedule
 from mmdiff.diffusion.solver_tools import DenoiserFn, Generators
@@ -141,8 +142,12 @@ class WaveformDiffusion(nn.Module):
         grid: Tensor,
         sampler: str,
         temperature: float = 1.0,
+        limit: Tensor | float = RANGE[1],
     ) -> Tensor:
-        """Sample waveforms (B, 1, samples) from :meth:`starting_noise`; the generators draw the fresh noise."""
+        """Sample waveforms (B, 1, samples) from :meth:`starting_noise`; the generators draw the fresh noise.
+
+        Where the state is clamped, ``limit`` is its largest absolute value.
+        """
         clamps = self.clamp == "state" and "limit" in SAMPLERS[sampler].options
         return sample(
             denoise,
@@ -150,7 +155,7 @@ class WaveformDiffusion(nn.Module):
             schedule=self.denoiser.schedule,
             sampler=sampler,
             grid=grid.to(noise.device),
-            options={"limit": RANGE[1]} if clamps else {},
+            options={"limit": limit} if clamps else {},
             generator=generator,
             noise=noise,
             temperature=temperature,
@@ -159,6 +164,10 @@ class WaveformDiffusion(nn.Module):
     def conditions(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """What of a training batch, ``wave`` (B, samples) and more, the network is told."""
         raise NotImplementedError
+
+    def noise_prior(self, cond: Mapping[str, Tensor]) -> Prior | None:
+        """Say what noise becomes sound under these conditions; None is standard normal noise."""
+        return None
 
 
 def _pieces(frames: int, window: int, reach: int) -> list[tuple[int, int, int, int]]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmdiff.audio.energy_prior import EnergyPrior
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel_convert import convert
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.audio.sampling import item_generators
 from mmdiff.audio.vocoder_model import VocoderModel
-from mmdiff.audio.waveform import WaveformDiffusion
+from mmdiff.audio.waveform import RANGE, WaveformDiffusion
+from mmdiff.diffusion.process import Prior
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.diffusion.solver_tools import DenoiserFn
 from mmdiff.errors import InputError
@@ -32,6 +34,11 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         Such as :class:`mmdiff.audio.networks.wavegrad.WaveGrad` or :class:`mmdiff.audio.networks.diffwave.DiffWave`.
     schedule, steps, inference_betas, clamp, window
         As for :class:`WaveformDiffusion`.
+    prior : EnergyPrior, optional
+        The noise is as loud as the spectrogram's frames, instead of standard normal (PriorGrad).
+    level_ahead : bool
+        In a step the network is told the noise level that the step reaches, not the one it leaves, as
+        ivanvovk's WaveGrad is used.
 
     Raises
     ------
@@ -48,6 +55,8 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         inference_betas: Sequence[float] = (),
         clamp: str = "data",
         window: int = 1024,
+        prior: EnergyPrior | None = None,
+        level_ahead: bool = False,
     ) -> None:
         if (network.n_mels, network.hop_length) != (mel.n_mels, mel.hop_length):
             raise InputError(
@@ -56,6 +65,7 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
             )
         super().__init__(network, schedule, steps, inference_betas, clamp, window)
         self.mel, self.sample_rate = mel, mel.sample_rate
+        self.prior, self.level_ahead = prior, level_ahead
 
     def accept(self, mel: Tensor, spec: MelSpec) -> tuple[Tensor, MelSpec, list[str]]:
         """Convert a mel of another definition to the model's own."""
@@ -70,12 +80,18 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         with torch.no_grad():
             return {"mel": self.mel(wave)[..., : wave.shape[1] // self.mel.hop_length]}
 
+    def noise_prior(self, cond: Mapping[str, Tensor]) -> Prior | None:
+        """Noise as loud as the frames of ``mel`` (B, n_mels, frames), where the model has such a prior."""
+        return None if self.prior is None else self.prior(cond["mel"], self.mel)
+
     def start(
         self, mel: Tensor, spec: MelSpec, *, seeds: Sequence[int], samples: int
     ) -> tuple[DenoiserFn, Tensor]:
-        """Denoiser of the waveform, and its noise; see :class:`VocoderModel`."""
+        """Denoiser of the waveform, over its prior's deviation, and its noise; see :class:`VocoderModel`."""
         frames = mel.shape[-1]
-        return self.denoise_windows(frames, mel), self.starting_noise(seeds, frames, self.mel.hop_length)
+        denoise, prior = self.denoise_windows(frames, mel), self.noise_prior({"mel": mel})
+        noise = self.starting_noise(seeds, frames, self.mel.hop_length)
+        return denoise if prior is None else prior.whitened(denoise), noise
 
     def blocks(
         self,
@@ -91,12 +107,29 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
     ) -> Iterator[Tensor]:
         """Yield the waveform; see :class:`VocoderModel`. The state is the whole waveform."""
         denoise, noise = self.start(mel, spec, seeds=seeds, samples=samples)
-        generator = item_generators(seeds, noise.device)
+        prior = self.noise_prior({"mel": mel})
         wave = self.run_sampler(
-            denoise, noise, generator=generator, grid=grid, sampler=sampler, temperature=temperature
+            _told_ahead(denoise, grid) if self.level_ahead else denoise,
+            noise,
+            generator=item_generators(seeds, noise.device),
+            grid=grid,
+            sampler=sampler,
+            temperature=temperature,
+            limit=RANGE[1] if prior is None else RANGE[1] / prior.std,
         )
-        yield wave[:, 0, :samples]
+        yield (wave if prior is None else prior.unwhiten(wave))[:, 0, :samples]
 
     def count_blocks(self, spec: MelSpec, frames: int, steps: int) -> int:
         """One: all steps are done before the first sample is known."""
         return 1
+
+
+def _told_ahead(denoise: DenoiserFn, grid: Tensor) -> DenoiserFn:
+    """Tell the network the level of the grid's next time."""
+
+    def denoise_told_ahead(x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        times = grid.flip(0).to(t.device)
+        before = torch.searchsorted(times, t.double() * (1 - 1e-6)) - 1  # t was rounded to float32
+        return denoise(x, t, told=times[before.clamp_min(0)], **cond)
+
+    return denoise_told_ahead

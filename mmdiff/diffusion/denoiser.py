@@ -163,8 +163,15 @@ class Denoiser(nn.Module):
         x0 = self.restrict(self.convert(output, x, t))
         return x0, None if fraction is None else fraction.clamp(0, 1)
 
-    def raw(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
+    def raw(self, x: Tensor, t: Tensor | float, *, told: Tensor | None = None, **cond: Any) -> Tensor:
         """Return what the network says, in x's dtype (at least float32): its own prediction, unconverted.
+
+        Parameters
+        ----------
+        x, t, **cond
+            As for :meth:`forward`, which passes on ``told`` too.
+        told : Tensor, shape (B,) or (), optional
+            The time whose noise level the network is told, if not t: some networks are used with another.
 
         Raises
         ------
@@ -176,7 +183,8 @@ class Denoiser(nn.Module):
         scaled = x
         if self.prediction == "edm":
             scaled = x * edm_scalings(self._levels(x, t), self.sigma_data)[2]
-        level = self.level(t).to(torch.promote_types(dtype, torch.float32))
+        level = self.level(t if told is None else per_item_time(told, x))
+        level = level.to(torch.promote_types(dtype, torch.float32))
         output: Tensor = self.network(scaled.to(dtype), level, **cond)
         channels = x.shape[1] * (2 if self.learned_variance else 1)
         expected = (len(x), channels, *x.shape[2:])

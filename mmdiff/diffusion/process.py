@@ -7,8 +7,9 @@ alpha_ts = alpha_t / alpha_s and sigma_ts² = sigma_t² - alpha_ts² sigma_s², 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -215,3 +216,11 @@ class Prior:
     def color(self, z: Tensor) -> Tensor:
         """Give noise or a noisy state the units of the data, still centred: std z."""
         return self.std * z
+
+    def whitened(self, denoiser: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Make a denoiser of the chain, of z, from one of the centred data, ``denoiser(x, t, **cond) -> x0``."""
+
+        def of_chain(z: Tensor, t: Tensor, **cond: Any) -> Tensor:
+            return denoiser(self.color(z), t, **cond) / self.std
+
+        return of_chain

@@ -162,6 +162,15 @@ def test_noise_inputs_by_their_definitions() -> None:
     torch.testing.assert_close(level, torch.tensor([20.0, -20.0], dtype=torch.float64))
 
 
+def test_a_network_can_be_told_the_level_of_another_time() -> None:
+    network = Constant()
+    denoiser = Denoiser(network, LinearBetaVP(), "eps", "sqrt_alpha_bar")
+    t, told = torch.tensor([0.4, 0.6]), torch.tensor([0.1, 0.2], dtype=torch.float64)
+    x0 = denoiser(batch(2), t, told=told)
+    torch.testing.assert_close(network.level, LinearBetaVP()(told).alpha, check_dtype=False)
+    torch.testing.assert_close(x0, denoiser(batch(2), t))  # the levels of x itself are those of t
+
+
 def test_eps_prediction_agrees_with_diffusers() -> None:
     diffusers = pytest.importorskip("diffusers")
     theirs = diffusers.DDPMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=False)

@@ -316,6 +316,13 @@ def test_whitened_chain_is_priorgrads() -> None:
     torch.testing.assert_close(prior.color(step.mean), expected, rtol=1e-9, atol=1e-11)
 
 
+def test_a_denoiser_of_centred_data_is_made_one_of_the_chain() -> None:
+    mean, std = draw(2, 1, 8), draw(2, 1, 8, seed=1).exp()
+    prior, z = Prior(mean, std), draw(2, 3, 8, seed=2)
+    whitened = prior.whitened(lambda x, t, shift: 0.5 * x + shift)
+    torch.testing.assert_close(whitened(z, torch.ones(2), shift=2.0), 0.5 * z + 2.0 / std)
+
+
 def test_prior_round_trip_and_floor() -> None:
     x, mean, std = draw(2, 3), draw(2, 1, seed=1), draw(2, 1, seed=2).exp()
     prior = Prior(mean, std)
