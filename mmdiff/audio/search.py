@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,17 @@ from mmdiff.audio.layouts import SUFFIXES, find_audio
 from mmdiff.audio.metrics import METRICS, evaluate
 from mmdiff.audio.validation import copy_synthesis
 from mmdiff.audio.vocoder import Vocoder
+from mmdiff.diffusion.grids import noise_table_grid
 from mmdiff.diffusion.routes import local_errors
+from mmdiff.diffusion.schedules import BetaTable, diffwave_fast_betas
 from mmdiff.errors import InputError
 from mmdiff.media.grid_search import GridProblem
 
+PUBLISHED = {
+    "WaveGrad's table": (7e-6, 1.4e-4, 2.1e-3, 2.8e-2, 3.5e-1, 7e-1),
+    "DiffWave's table": diffwave_fast_betas(),
+}
+"""Tables of noise variances that are used with models of waveforms, least noisy step first."""
 _FOLLOWED = 2  # recordings whose ODE is followed for the errors of single steps
 
 
@@ -78,6 +86,15 @@ class VocoderProblem(GridProblem):
     def own_grid(self, steps: int) -> Tensor:
         """Times that the model uses for so many network evaluations."""
         return self.voc.sampling(steps).grid
+
+    def published(self, steps: int) -> dict[str, Tensor]:
+        """Times of the tables above that have so many steps, where the model's own table reaches as far."""
+        grids = {}
+        for name, betas in PUBLISHED.items():
+            if isinstance(self.schedule, BetaTable) and len(betas) == steps:
+                with contextlib.suppress(InputError):  # noisier than training was
+                    grids[name] = noise_table_grid(self.schedule, betas)
+        return grids
 
     def score(self, grid: Tensor, steps: int) -> float:
         """Mean of the measure over the recordings, without those for which it does not exist."""

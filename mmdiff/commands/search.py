@@ -39,9 +39,9 @@ def search(
 ) -> None:
     """Search the times at which a model's sampler of few steps should stop, and write them to a file.
 
-    The file is for --schedule of "mmdiff vocode" and "mmdiff clip". The model's own times, those of the named
-    grids, and the best by dynamic programming over the errors of single steps are tried first; from the best of
-    these, one noise level after the other is moved to where the results are best.
+    The file is for --schedule of "mmdiff vocode" and "mmdiff clip". The model's own times, published
+    tables, the named grids, and the best by dynamic programming over the errors of single steps are tried first;
+    from the best of these, one noise level after the other is moved to where the results are best.
 
     Results are those of vocoders' copy-synthesis of recordings, by any measure, and of models of clips the
     distance from what 100 steps make of the same noise. An interrupted search goes on where it was when the

@@ -58,6 +58,10 @@ class GridProblem(ABC):
     def own_grid(self, steps: int) -> Tensor:
         """Times that the model uses unless told otherwise, for ``steps`` as its users count them."""
 
+    def published(self, steps: int) -> dict[str, Tensor]:
+        """Grids of so many steps of the sampler that others have published for such models, by name."""
+        return {}
+
     @abstractmethod
     def score(self, grid: Tensor, steps: int) -> float:
         """Measure what a grid makes; nan where the measure does not exist. The same grid has the same score."""
@@ -90,8 +94,8 @@ def search_table(
 ) -> GridTable:
     """Search a grid for each of some numbers of steps.
 
-    The model's own grid, the named ones and the best by dynamic programming are scored; coordinate search goes
-    on from the best of them (:func:`mmdiff.diffusion.search.search_grid`).
+    The model's own grid, published and named ones, and the best by dynamic programming are scored; coordinate
+    search goes on from the best of them (:func:`mmdiff.diffusion.search.search_grid`).
 
     Parameters
     ----------
@@ -132,7 +136,7 @@ def search_table(
     costs = problem.errors(candidates) if max(lengths) > 1 else None  # one step has nothing to choose
     found = []
     for count, grid in own.items():
-        starts = {OWN: grid, **_named(problem.schedule, len(grid) - 1)}
+        starts = {OWN: grid, **problem.published(len(grid) - 1), **_named(problem.schedule, len(grid) - 1)}
         if costs is not None:
             starts[ROUTE] = cheapest_grid(costs, candidates, len(grid) - 1)
         result = _search(problem, count, starts, evaluations, scores, move_start, tick)

@@ -6,10 +6,15 @@ import pytest
 import torch
 
 import mmdiff
+from mmdiff.audio import io
+from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.metrics import log_mel_l1
-from mmdiff.audio.search import VocoderProblem, pick_recordings, read_recordings
+from mmdiff.audio.networks.wavegrad import WaveGrad
+from mmdiff.audio.search import PUBLISHED, VocoderProblem, pick_recordings, read_recordings
 from mmdiff.audio.vocoder import Vocoder
+from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.grids import make_grid
+from mmdiff.diffusion.schedules import BetaTable, wavegrad_betas
 from mmdiff.errors import InputError
 from mmdiff.media.grid_search import ROUTE, search_table
 from mmdiff.media.grid_tables import GridTable, SearchedGrid, write_table
@@ -90,6 +95,29 @@ def test_the_pipeline_reads_tables_by_what_its_users_call_steps(voc, tmp_path):
     ):
         with pytest.raises(InputError, match=word):
             voc(mel, **options)
+
+
+def test_a_table_model_is_measured_against_the_papers_tables_and_may_begin_later(clips):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = WaveGrad(20, (4, 4, 4), (16, 16, 8), (8, 8), ((1, 2, 1, 2),) * 3, 16, 8)
+    mel = MelSpec(n_mels=20, hop_length=64, n_fft=256, win_length=256)
+    voc = Vocoder(WaveformVocoder(mel, network, BetaTable(wavegrad_betas())), "cpu", "float32")
+    problem = VocoderProblem(
+        voc, [io.read(clips / "english.flac", sample_rate=mel.sample_rate, duration=0.3)[0]]
+    )
+    (grid,) = search_table(problem, [6], evaluations=16).grids
+    assert set(grid.others) >= {"WaveGrad's table", "DiffWave's table", ROUTE}
+    assert grid.score <= min(grid.others.values())
+    times = grid.on(problem.schedule)
+    assert problem.score(times, 6) == grid.score
+    for name, betas in PUBLISHED.items():
+        alpha_bar = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), 0).flip(0)
+        alpha = problem.schedule(problem.published(6)[name]).alpha[:-1]
+        torch.testing.assert_close(alpha.square(), alpha_bar, atol=1e-9, rtol=1e-9)
+    fixed = search_table(problem, [6], evaluations=16, move_start=False).grids[0]
+    assert fixed.times[0] in {1.0, *(float(g[0]) for g in problem.published(6).values())}
+    assert problem.published(5) == {}
 
 
 def test_numbers_of_steps_that_mean_the_same_are_refused(problem, voc, clips):
