@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mmdiff.nn.pieces import piece_size
 
 if TYPE_CHECKING:
     from mmdiff.audio.networks.diffwave import ResidualLayer
+
+KEEP = math.sqrt(0.5)
+"""Share of the sum that goes on from layer to layer."""
 
 
 def run_layers(
@@ -53,30 +55,38 @@ def run_layers(
     margin = max(layer.dilation for layer in layers)
     padded = torch.zeros(batch, length + 2 * margin, channels, dtype=dtype, device=x.device)
     total = torch.zeros_like(x)
+    # The layers' last constants, (2C,), are the same at all positions: carried beside both sums, not added to them.
+    beside = x.new_zeros(2 * channels)
     rows = piece_size(8 * batch * channels, x.device)
     if local is not None:
         local = local.to(dtype)
     for n, layer in enumerate(layers):
-        torch.add(x, layer.step(step)[:, None], out=padded[:, margin : margin + length])
-        run = _Layer(layer, local, n, labels[n] if labels else None, dtype)
+        constant = layer.step(step) + beside[:channels]
+        torch.add(x, constant[:, None], out=padded[:, margin : margin + length])
+        run = _Layer(layer, local, n, labels[n] if labels else None, dtype, batch)
         for first in range(0, length, rows):
             last = min(first + rows, length)
-            onward, skip = run(padded, margin, first, last)
-            here = x[:, first:last]
-            torch.add(onward, here, alpha=math.sqrt(0.5), out=here)
-            total[:, first:last] += skip
-    return total
+            run(padded, margin, first, last, x[:, first:last], total[:, first:last])
+        assert layer.out.bias is not None
+        beside += layer.out.bias
+        beside[:channels] *= KEEP
+    return total.add_(beside[channels:])
 
 
 class _Layer:
     """One layer with its weights as the products want them."""
 
     def __init__(
-        self, layer: ResidualLayer, local: Tensor | None, n: int, label: Tensor | None, dtype: torch.dtype
+        self,
+        layer: ResidualLayer,
+        local: Tensor | None,
+        n: int,
+        label: Tensor | None,
+        dtype: torch.dtype,
+        batch: int,
     ) -> None:
-        assert layer.out.bias is not None
         self.channels, self.dilation = layer.out.in_channels, layer.dilation
-        self.taps = layer.dilated.weight.permute(2, 1, 0).flatten(0, 1).to(dtype)
+        self.taps = _repeated(layer.dilated.weight.permute(2, 1, 0).flatten(0, 1), dtype, batch)
         self.mel: Tensor | None = None
         biases = [] if label is None else [label[:, None]]
         if local is not None and local.ndim == 4:  # with all the layer's constants in it
@@ -85,24 +95,38 @@ class _Layer:
             self.local = local
             biases.append(layer.dilated.bias)  # type: ignore[arg-type]
             if layer.mel is not None:
-                self.mel = layer.mel.weight[..., 0].mT.to(dtype)
+                self.mel = _repeated(layer.mel.weight[..., 0].mT, dtype, batch)
                 biases.append(layer.mel.bias)  # type: ignore[arg-type]
         self.bias = sum(biases[1:], biases[0]).to(dtype) if biases else None
-        scale = torch.ones_like(layer.out.bias)
-        scale[: self.channels] = math.sqrt(0.5)  # of the sum that goes on
-        self.out = (layer.out.weight[..., 0] * scale[:, None]).to(dtype)
-        self.out_bias = (layer.out.bias * scale).to(dtype)
+        onward, skip = layer.out.weight[..., 0].mT.split(self.channels, 1)
+        self.onward, self.skip = _repeated(onward * KEEP, dtype, batch), _repeated(skip, dtype, batch)
 
-    def __call__(self, padded: Tensor, margin: int, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """What positions first ... last - 1 hand on, and their skip."""
+    def __call__(self, padded: Tensor, margin: int, first: int, last: int, x: Tensor, total: Tensor) -> None:
+        """Refine positions first ... last - 1, of which x and total are the parts of both sums."""
         shifts = (margin - self.dilation, margin, margin + self.dilation)
         neighbours = torch.cat([padded[:, first + shift : last + shift] for shift in shifts], 2)
-        y = neighbours @ self.taps
-        if self.local is not None:
-            piece = self.local[:, first:last]
-            y += piece if self.mel is None else piece @ self.mel
+        local = None if self.local is None else self.local[:, first:last]
+        if local is not None and self.mel is None:
+            y = torch.baddbmm(local, neighbours, self.taps)
+        else:
+            y = neighbours @ self.taps
+        if local is not None and self.mel is not None:
+            y.baddbmm_(local, self.mel)
         if self.bias is not None:
             y += self.bias
         gate, signal = y[..., : self.channels].sigmoid_(), y[..., self.channels :].tanh_()
-        result = functional.linear(gate * signal, self.out, self.out_bias)
-        return result[..., : self.channels], result[..., self.channels :]
+        gated = gate * signal
+        _add_product(x, gated, self.onward, KEEP)
+        _add_product(total, gated, self.skip, 1.0)
+
+
+def _repeated(weight: Tensor, dtype: torch.dtype, batch: int) -> Tensor:
+    return weight.to(dtype).contiguous().expand(batch, -1, -1)
+
+
+def _add_product(result: Tensor, factor: Tensor, weight: Tensor, keep: float) -> None:
+    """Make the result ``keep * result + factor @ weight``, whose products may be less exact than the sum."""
+    if factor.dtype == result.dtype:
+        result.baddbmm_(factor, weight, beta=keep)
+    else:
+        torch.add((factor @ weight).to(result.dtype), result, alpha=keep, out=result)
