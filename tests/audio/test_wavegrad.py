@@ -220,6 +220,21 @@ def test_half_precision_follows_the_weights(rng: torch.Generator) -> None:
     torch.testing.assert_close(half.float(), exact, rtol=0, atol=0.1 * exact.abs().max().item())
 
 
+@torch.no_grad()
+def test_half_precision_products_are_near(rng: torch.Generator) -> None:
+    net = WaveGrad(**TINY)
+    randomise(net, rng)
+    args = inputs(net, rng)
+    exact = net(*args)
+    net.compute_dtype = torch.bfloat16
+    half = net(*args)
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, exact)
+    torch.testing.assert_close(half, exact, rtol=0, atol=0.05 * exact.abs().max().item())
+    with torch.enable_grad():
+        torch.testing.assert_close(net(*args).detach(), exact)
+
+
 @pytest.mark.parametrize(
     ("hop", "factors"),
     [

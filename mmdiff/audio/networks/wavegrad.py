@@ -233,6 +233,10 @@ class WaveGrad(WaveformNetwork):
             The shapes do not fit together.
         """
         self.check_inputs(x, level, mel)
+        with self.precision(x.device):
+            return self._evaluate(x, level, mel).to(x.dtype)
+
+    def _evaluate(self, x: Tensor, level: Tensor, mel: Tensor) -> Tensor:
         x = self.wave_in(x)
         steering = [self.film[0](x, level)]
         for n, down in enumerate(self.down, start=1):
