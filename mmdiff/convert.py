@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from mmdiff.errors import CheckpointError, InputError
 
 MAX_BYTES = 16 * 2**30
-_DEPTH = 4
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ class Format:
         Of the project.
     place : str
         Module with ``recognise(content) -> bool`` and
-        ``build_model(content, weights, **options) -> (model, facts)``.
+        ``build_model(content, weights, **options) -> (model, facts)``. Under "assumed" facts name those that
+        the file does not tell, unless an option of the same name does.
     """
 
     name: str
@@ -52,7 +52,13 @@ class Format:
         return tuple(inspect.signature(self.builder).parameters)[2:]
 
 
-FORMATS = (Format("video-diffusion-pytorch", "mmdiff.video.factorised_checkpoint"),)
+FORMATS = (
+    Format("video-diffusion-pytorch", "mmdiff.video.factorised_checkpoint"),
+    Format("WaveGrad by LMNT", "mmdiff.audio.checkpoints.lmnt_wavegrad"),
+    Format("WaveGrad by ivanvovk", "mmdiff.audio.checkpoints.ivanvovk_wavegrad"),
+    Format("PriorGrad", "mmdiff.audio.checkpoints.priorgrad"),
+    Format("DiffWave by LMNT", "mmdiff.audio.checkpoints.lmnt_diffwave"),
+)
 """Tried in turn."""
 
 
@@ -76,7 +82,8 @@ def convert(
     model : nn.Module
         Of a registered class, for :func:`mmdiff.hub.save_model`.
     facts : dict
-        What was found and decided, as JSON values; ``format`` first.
+        What was found and decided, as JSON values; ``format`` first. ``assumed`` lists what neither the file nor
+        an option tells.
 
     Raises
     ------
@@ -101,7 +108,7 @@ def convert(
             f"options={', '.join(wrong)} must be among those for {kind.name}: {', '.join(kind.options)}"
         )
     model, facts = kind.builder(content, weights, **given)
-    assumed = [name for name in ("size", "frames", "fps") if name in facts and name not in given]
+    assumed = [name for name in facts.pop("assumed", ()) if name not in given]
     return model, {"format": kind.name, **facts, "assumed": assumed}
 
 
@@ -136,7 +143,14 @@ def read_checkpoint(path: str | Path, max_bytes: int = MAX_BYTES) -> Any:
             f"cannot read {path} as a checkpoint: it must be a whole file that torch.save wrote, "
             "with tensors and plain values only"
         ) from None
-    claimed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
+    tensors = _tensors(content)
+    strange = [t for t in tensors if t.layout != torch.strided or t.device.type != "cpu"]
+    if strange:
+        raise CheckpointError(
+            f"{path} holds a tensor without numbers of its own ({strange[0].layout}, on {strange[0].device}); "
+            "save dense tensors that lie in memory"
+        )
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if claimed > size:
         raise CheckpointError(
             f"{path} claims tensors of {claimed} bytes and has {size}: it is damaged or made to fill memory"
@@ -144,18 +158,20 @@ def read_checkpoint(path: str | Path, max_bytes: int = MAX_BYTES) -> Any:
     return content
 
 
-def _tensors(content: Any, depth: int = _DEPTH) -> list[Tensor]:
+def _tensors(content: Any) -> list[Tensor]:
     """Tensors in nested mappings and lists, each storage's largest once."""
     found: dict[int, Tensor] = {}
-    stack = [(content, depth)]
+    stack, seen = [content], set()
     while stack:
-        value, left = stack.pop()
+        value = stack.pop()
         if isinstance(value, Tensor):
-            key = value.untyped_storage().data_ptr() or id(value)
+            dense = value.layout == torch.strided
+            key = (value.untyped_storage().data_ptr() if dense else 0) or id(value)
             if key not in found or found[key].numel() < value.numel():
                 found[key] = value
-        elif left and isinstance(value, (Mapping, list, tuple)):
-            stack += [(item, left - 1) for item in (value.values() if isinstance(value, Mapping) else value)]
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))  # lists that hold each other many times over are looked through once
+            stack += value.values() if isinstance(value, Mapping) else value
     return list(found.values())
 
 

@@ -245,6 +245,7 @@ def build_model(
         "size": [size, size],
         "frames": frames,
         "fps": fps,
+        "assumed": ["size", "frames", "fps"],
     }
     return model, facts
 

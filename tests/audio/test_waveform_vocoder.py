@@ -10,9 +10,9 @@ from diffwave.model import DiffWave as LmntDiffWave
 from diffwave.params import AttrDict
 
 from mmdiff.audio import waveform
+from mmdiff.audio.checkpoints.lmnt_diffwave import diffwave_state
 from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.networks.diffwave import DiffWave
-from mmdiff.audio.networks.diffwave_presets import lmnt_state
 from mmdiff.audio.networks.wavegrad import WaveGrad
 from mmdiff.audio.tasks import WaveformTask
 from mmdiff.audio.vocoder import Vocoder
@@ -92,7 +92,7 @@ def test_a_complete_run_equals_the_packages(table: int, fast: bool, monkeypatch)
     assert 0.02 < (expected.abs() == 1).float().mean() < 0.98  # clipping takes part
 
     network = DiffWave(20, 12, 5, 3)
-    network.load_state_dict(lmnt_state(theirs.state_dict()))
+    network.load_state_dict(diffwave_state(theirs.state_dict()))
     model = WaveformVocoder(
         MelSpec(22_050, 1024, 1024, 256, 20), network, BetaTable(diffwave_betas(table)),
         inference_betas=diffwave_fast_betas(table), clamp="state",

@@ -4,15 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from lmnt import OTHER_DILATIONS, OTHER_FACTORS, randomise, wavegrad_default, wavegrad_other_sizes
 from torch import nn
-from wavegrad.model import DBlock, UBlock
-from wavegrad.model import FiLM as LmntFiLM
-from wavegrad.model import WaveGrad as LmntWaveGrad
 
+from mmdiff.audio.checkpoints.lmnt_wavegrad import wavegrad_state
 from mmdiff.audio.networks.waveform import upsampling_factors
 from mmdiff.audio.networks.wavegrad import WaveGrad
 from mmdiff.audio.networks.wavegrad_presets import (
-    lmnt_state,
     wavegrad_base,
     wavegrad_large,
     wavegrad_lmnt,
@@ -41,13 +39,6 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def randomise(model: nn.Module, rng: torch.Generator) -> None:
-    """Give every weight, biases included, a random value that keeps signals near unit size."""
-    for p in model.parameters():
-        fan_in = p[0].numel()
-        p.data.normal_(0.0, fan_in**-0.5 if p.ndim > 1 else 0.3, generator=rng)
-
-
 def inputs(net: WaveGrad, rng: torch.Generator, batch: int = 2, frames: int = 5) -> tuple[torch.Tensor, ...]:
     dtype = next(net.parameters()).dtype
     x = torch.randn(batch, 1, frames * net.hop_length, generator=rng, dtype=dtype)
@@ -55,31 +46,13 @@ def inputs(net: WaveGrad, rng: torch.Generator, batch: int = 2, frames: int = 5)
     return x, torch.rand(batch, generator=rng, dtype=dtype), mel
 
 
-def lmnt_default() -> LmntWaveGrad:
-    return LmntWaveGrad(None)
-
-
-def lmnt_other_sizes() -> LmntWaveGrad:
-    """lmnt's network has no size arguments: put other blocks of its own into it."""
-    model = LmntWaveGrad(None)
-    first, last = type(model.first_conv), type(model.last_conv)
-    model.downsample = nn.ModuleList([first(1, 4, 5, padding=2), DBlock(4, 8, 3), DBlock(8, 6, 2)])
-    model.film = nn.ModuleList([LmntFiLM(4, 10), LmntFiLM(8, 12), LmntFiLM(6, 14)])
-    taps = [[1, 2, 4, 8], [1, 3, 1, 3], [2, 1, 2, 1]]
-    model.upsample = nn.ModuleList(
-        [UBlock(20, 14, 7, taps[0]), UBlock(14, 12, 2, taps[1]), UBlock(12, 10, 3, taps[2])]
-    )
-    model.first_conv, model.last_conv = first(9, 20, 3, padding=1), last(10, 1, 3, padding=1)
-    return model
-
-
 def ours_other_sizes() -> WaveGrad:
     return WaveGrad(
         n_mels=9,
-        factors=(7, 2, 3),
+        factors=OTHER_FACTORS,
         up_channels=(14, 12, 10),
         down_channels=(8, 6),
-        dilations=((1, 2, 4, 8), (1, 3, 1, 3), (2, 1, 2, 1)),
+        dilations=OTHER_DILATIONS,
         mel_channels=20,
         wave_channels=4,
         strided=False,
@@ -89,14 +62,14 @@ def ours_other_sizes() -> WaveGrad:
 
 @pytest.mark.parametrize(
     ("theirs", "ours", "frames"),
-    [(lmnt_default, wavegrad_lmnt, 3), (lmnt_other_sizes, ours_other_sizes, 11)],
+    [(wavegrad_default, wavegrad_lmnt, 3), (wavegrad_other_sizes, ours_other_sizes, 11)],
     ids=["default", "other sizes"],
 )
 @torch.no_grad()
 def test_forward_equals_lmnt(theirs: Any, ours: Any, frames: int, rng: torch.Generator) -> None:
     reference, net = theirs(), ours()
     randomise(reference, rng)
-    net.load_state_dict(lmnt_state(reference.state_dict()))  # strict: every key has its place
+    net.load_state_dict(wavegrad_state(reference.state_dict()))  # strict: every key has its place
     x, level, mel = inputs(net, rng, frames=frames)
     expected = reference(x[:, 0], mel, level)
     torch.testing.assert_close(net(x, level, mel), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
@@ -166,6 +139,21 @@ def test_shifting_by_whole_frames_shifts_the_output(rng: torch.Generator) -> Non
     inner = slice(15 * hop, 25 * hop)  # beyond the reach of the zero padding
     expected = net(x, level, mel).roll(2 * hop, -1)
     torch.testing.assert_close(moved[..., inner], expected[..., inner], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"strided": True}, {"strided": False}, {"strided": False, "linear": True}]
+)
+def test_the_output_depends_on_no_more_than_the_reach(options: dict[str, Any], rng: torch.Generator) -> None:
+    net = WaveGrad(**TINY, **options).double()
+    randomise(net, rng)
+    frames, hop, centre = 2 * net.reach + 9, net.hop_length, net.reach + 4
+    x, level, mel = inputs(net, rng, batch=1, frames=frames)
+    x.requires_grad_()
+    mel.requires_grad_()
+    net(x, level, mel)[..., centre * hop : (centre + 1) * hop].sum().backward()
+    for gradient in (x.grad.view(frames, hop).abs().sum(1), mel.grad[0].abs().sum(0)):
+        assert 1 <= (gradient.nonzero() - centre).abs().max() <= net.reach
 
 
 def test_every_input_matters(rng: torch.Generator) -> None:
@@ -281,6 +269,7 @@ def test_wrong_shapes_are_named(x: Any, level: Any, mel: Any, message: str) -> N
         ({"wave_channels": 3}, "even"),
         ({"factors": (3, 0)}, "must be positive"),
         ({"up_repeats": 0}, "must be positive"),
+        ({"linear": True}, "must not go together"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(change: dict[str, Any], message: str) -> None:
@@ -291,8 +280,3 @@ def test_arguments_that_do_not_fit_are_named(change: dict[str, Any], message: st
 def test_a_hop_of_one_is_refused() -> None:
     with pytest.raises(InputError, match="hop_length=1"):
         wavegrad_small(hop_length=1)
-
-
-def test_foreign_weights_are_refused() -> None:
-    with pytest.raises(InputError, match=r"encoder\.0\.weight"):
-        lmnt_state({"encoder.0.weight": torch.zeros(1)})

@@ -417,3 +417,16 @@ def test_the_published_size_has_the_published_count():
     freqs = sum(p.numel() for name, p in theirs.named_parameters() if "freqs" in name)
     assert freqs == 16
     assert sum(p.numel() for p in ours.parameters()) == 35_706_259 - freqs
+
+
+def test_odd_tensors_and_lists_of_lists_of_lists_are_no_danger(tmp_path):
+    file = tmp_path / "m.pt"
+    for odd in (torch.zeros(2).to_sparse(), torch.zeros(2, device="meta")):
+        torch.save({"model": [odd]}, file)
+        with pytest.raises(CheckpointError, match="without numbers of its own"):
+            read_checkpoint(file)
+    nested: list = []
+    for _ in range(40):
+        nested = [nested] * 40
+    torch.save({"model": nested}, file)
+    assert set(read_checkpoint(file)) == {"model"}

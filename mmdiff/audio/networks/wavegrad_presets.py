@@ -1,14 +1,9 @@
-"""WaveGrad in the sizes of its paper, of the lmnt implementation, and small; lmnt's weight names."""
+"""WaveGrad in the sizes of its paper, of the lmnt implementation, and small."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from mmdiff.audio.networks.waveform import upsampling_factors
 from mmdiff.audio.networks.wavegrad import NARROW, WIDE, WaveGrad
-from mmdiff.errors import InputError
 
 
 def wavegrad_base(n_mels: int = 128) -> WaveGrad:
@@ -34,7 +29,7 @@ def wavegrad_lmnt(n_mels: int = 128) -> WaveGrad:
     """Build the network of the ``wavegrad`` package by LMNT (hop 300, 22.05 kHz): 15,920,993 parameters.
 
     Its dilations are in the opposite order to the paper's, it drops samples where the paper uses
-    strides, and it does not scale the noise level. Load its weights through :func:`lmnt_state`.
+    strides, and it does not scale the noise level. ``mmdiff convert`` reads its checkpoints.
     """
     dilations = (NARROW, NARROW, WIDE, WIDE, WIDE)
     return WaveGrad(n_mels, dilations=dilations, strided=False, level_scale=1.0)
@@ -61,43 +56,3 @@ def wavegrad_small(n_mels: int = 80, hop_length: int = 256) -> WaveGrad:
         mel_channels=192,
         wave_channels=16,
     )
-
-
-def lmnt_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of the ``wavegrad`` package's model to those of :func:`wavegrad_lmnt`.
-
-    Parameters
-    ----------
-    state : mapping from str to Tensor
-        State dictionary: ``checkpoint["model"]`` of a ``weights-*.pt`` file.
-
-    Returns
-    -------
-    dict from str to Tensor
-        For ``load_state_dict``; the tensors are the same objects.
-
-    Raises
-    ------
-    InputError
-        A key does not belong to that model.
-    """
-    return {_lmnt_name(key): tensor for key, tensor in state.items()}
-
-
-def _lmnt_name(key: str) -> str:
-    match key.split("."):
-        case [("first_conv" | "last_conv") as end, kind]:
-            return f"{'mel_in' if end == 'first_conv' else 'out'}.{kind}"
-        case ["downsample", "0", kind]:
-            return f"wave_in.{kind}"
-        case ["downsample", n, "residual_dense", kind]:
-            return f"down.{int(n) - 1}.shortcut.{kind}"
-        case ["downsample", n, "conv", layer, kind]:
-            return f"down.{int(n) - 1}.convs.{layer}.{kind}"
-        case ["film", n, ("input_conv" | "output_conv") as end, kind]:
-            return f"film.{n}.{'conv_in' if end == 'input_conv' else 'conv_out'}.{kind}"
-        case ["upsample", n, "block1", kind]:
-            return f"up.{n}.shortcut.{kind}"
-        case ["upsample", n, ("block2" | "block3") as half, layer, kind]:
-            return f"up.{n}.convs.{int(layer) + (2 if half == 'block3' else 0)}.{kind}"
-    raise InputError(f"key={key!r} is not of a wavegrad checkpoint: pass the mapping under its key 'model'")
