@@ -26,7 +26,7 @@ def load_pipeline(kind: type[P], model: str, device: str | None, dtype: str | No
     classes = _SHIPPED[kind.__name__]
     pipeline = mmdiff.load(find_model(model, *classes), device, dtype)
     if not isinstance(pipeline, kind):
-        other = _COMMANDS.get(type(pipeline).__name__, "another command")
+        other = _COMMANDS.get(type(pipeline).__name__, "mmdiff.load in Python")
         raise InputError(
             f"model={model!r} must be one for `{_COMMANDS[kind.__name__]}`, such as the shipped "
             f"{', '.join(shipped_models(*classes))}; it is one for `{other}`"
