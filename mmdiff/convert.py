@@ -8,12 +8,14 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmdiff.errors import CheckpointError, InputError
+from mmdiff.files import atomic_file
+from mmdiff.hub import find_model, load_model, read_config
 
 MAX_BYTES = 16 * 2**30
 
@@ -28,7 +30,7 @@ class Format:
         Of the project.
     place : str
         Module with ``recognise(content) -> bool`` and
-        ``build_model(content, weights, **options) -> (model, facts)``. Under "assumed" facts name those that
+        ``build_model(content, **options) -> (model, facts)``. Under "assumed" facts name those that
         the file does not tell, unless an option of the same name does.
     """
 
@@ -49,7 +51,7 @@ class Format:
     @property
     def options(self) -> tuple[str, ...]:
         """Names of what the builder can be told beyond the file."""
-        return tuple(inspect.signature(self.builder).parameters)[2:]
+        return tuple(inspect.signature(self.builder).parameters)[1:]
 
 
 FORMATS = (
@@ -62,20 +64,25 @@ FORMATS = (
 """Tried in turn."""
 
 
-def convert(
-    path: str | Path, *, weights: Literal["ema", "model"] = "ema", **options: Any
-) -> tuple[nn.Module, dict[str, Any]]:
+EXPORTS = {
+    "lmnt": {
+        "WaveGrad": "mmdiff.audio.checkpoints.lmnt_wavegrad",
+        "DiffWave": "mmdiff.audio.checkpoints.lmnt_diffwave",
+    },
+}
+"""For each project, the networks that it can load, and modules with ``export_model(model, step) -> content``."""
+
+
+def convert(path: str | Path, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
     """Read a checkpoint of another project.
 
     Parameters
     ----------
     path : str or Path
         File written by ``torch.save``. Nothing but tensors and plain values is read from it: no code runs.
-    weights : {"ema", "model"}
-        The averaged weights, or the latest, where both are there.
     **options
-        What the file does not tell, by the names of the format's :attr:`Format.options`; those that are None
-        count as not given.
+        What the file does not tell, or which of its weights to take, by the names of the format's
+        :attr:`Format.options`; those that are None count as not given.
 
     Returns
     -------
@@ -107,9 +114,60 @@ def convert(
         raise InputError(
             f"options={', '.join(wrong)} must be among those for {kind.name}: {', '.join(kind.options)}"
         )
-    model, facts = kind.builder(content, weights, **given)
+    model, facts = kind.builder(content, **given)
     assumed = [name for name in facts.pop("assumed", ()) if name not in given]
     return model, {"format": kind.name, **facts, "assumed": assumed}
+
+
+def export(folder: str | Path, out: str | Path, to: str = "lmnt") -> dict[str, Any]:
+    """Write a model folder's weights as a checkpoint that another project loads, where that is exact.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Or anything else that :func:`mmdiff.hub.load_model` finds.
+    out : str or Path
+        File to write: all of it or nothing.
+    to : {"lmnt"}
+        The packages ``wavegrad`` and ``diffwave`` by LMNT.
+
+    Returns
+    -------
+    dict
+        What was written, as JSON values.
+
+    Raises
+    ------
+    InputError
+        The project has no such network, or would compute or sample something else.
+    CheckpointError
+        The folder cannot be read.
+
+    Examples
+    --------
+    >>> facts = export("models/mine", "weights.pt")  # doctest: +SKIP
+    """
+    if to not in EXPORTS:
+        raise InputError(f"to={to!r} must be one of {', '.join(EXPORTS)}")
+    model = load_model(folder, "cpu")
+    network = type(getattr(getattr(model, "denoiser", None), "network", model)).__name__
+    if network not in EXPORTS[to]:
+        raise InputError(
+            f"to={to!r} must have a model of {' or '.join(EXPORTS[to])}; {folder} is a {type(model).__name__} "
+            f"of {network}"
+        )
+    converted = read_config(find_model(folder)).get("converted")
+    steps = converted.get("training_steps") if isinstance(converted, Mapping) else None
+    module = importlib.import_module(EXPORTS[to][network])
+    content = module.export_model(model, steps if isinstance(steps, int) else 0)
+    with atomic_file(out) as temporary:
+        torch.save(content, temporary)
+    return {
+        "format": f"{network} by {to.upper()}",
+        "training_steps": content["step"],
+        "parameters": sum(tensor.numel() for tensor in content["model"].values()),
+        "params": content["params"],
+    }
 
 
 def read_checkpoint(path: str | Path, max_bytes: int = MAX_BYTES) -> Any:

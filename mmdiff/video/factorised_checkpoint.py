@@ -163,8 +163,8 @@ def recognise(content: Any) -> bool:
 
 def build_model(
     content: Mapping[str, Any],
-    weights: Literal["ema", "model"],
     *,
+    weights: Literal["ema", "model"] = "ema",
     size: int = 64,
     frames: int = 10,
     fps: float = 25 / 3,

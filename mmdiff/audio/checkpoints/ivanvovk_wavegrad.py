@@ -86,7 +86,6 @@ def recognise(content: Any) -> bool:
 
 def build_model(
     content: Mapping[str, Any],
-    weights: str,
     *,
     mel: str | None = None,
     factors: Sequence[int] | None = None,
@@ -104,8 +103,6 @@ def build_model(
     ----------
     content : mapping
         ``{"model": state, ...}`` as its logger saves it.
-    weights : str
-        Not used: there is one set of weights.
     mel : str, optional
         Preset of the spectrogram.
     factors, dilations : sequences, optional

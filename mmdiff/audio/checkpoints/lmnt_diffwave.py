@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmdiff.audio.checkpoints.assemble import make_sound_model, make_vocoder
 from mmdiff.audio.checkpoints.reading import (
@@ -22,10 +22,16 @@ from mmdiff.audio.checkpoints.reading import (
     size,
     training_steps,
 )
+from mmdiff.audio.checkpoints.writing import check_exportable, trainer_content
+from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.mel_check import describe
 from mmdiff.audio.networks.diffwave import DiffWave
+from mmdiff.audio.sound_model import SoundModel
 from mmdiff.audio.waveform import WaveformDiffusion
+from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.schedules import BetaTable, diffwave_fast_betas
 from mmdiff.errors import CheckpointError, InputError
+from mmdiff.registry import to_config
 
 SIGNS = (
     "input_projection.weight",
@@ -33,6 +39,18 @@ SIGNS = (
     "residual_layers.0.dilated_conv.weight",
 )
 """Tensors that tell the network's state from others."""
+_RELEASED = {
+    "batch_size": 16,
+    "learning_rate": 2e-4,
+    "max_grad_norm": None,
+    "sample_rate": 22_050,
+    "n_mels": 80,
+    "n_fft": 1024,
+    "hop_samples": 256,
+    "crop_mel_frames": 62,
+    "unconditional": False,
+    "audio_len": 110_250,
+}
 _LONGEST_CYCLE = 17  # dilations to 65536; the package takes 10
 
 
@@ -133,7 +151,6 @@ def recognise(content: Any) -> bool:
 
 def build_model(
     content: Mapping[str, Any],
-    weights: str,
     *,
     mel: str | None = None,
     betas: Sequence[float] | None = None,
@@ -147,8 +164,6 @@ def build_model(
     ----------
     content : mapping
         ``{"step": int, "model": state, "params": {...}, ...}`` as the package's trainer saves it.
-    weights : str
-        Not used: there is one set of weights.
     mel : str, optional
         Preset of the spectrogram. Default: what the package computes with the numbers in the file.
     betas : sequence of float, optional
@@ -192,3 +207,50 @@ def build_model(
         )
         facts["assumed"] = [] if "audio_len" in params.values else ["seconds"]
     return model, {"training_steps": training_steps(content), **facts}
+
+
+def export_model(model: nn.Module, step: int) -> dict[str, Any]:
+    """Make what the package's trainer would have saved of a model.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A vocoder or a model of sound whose network is a :class:`DiffWave`.
+    step : int >= 0
+        Updates of training so far.
+
+    Returns
+    -------
+    dict
+        For ``torch.save``.
+
+    Raises
+    ------
+    InputError
+        The package's code would compute something else with these weights.
+    """
+    diffusion, schedule = check_exportable(model)
+    network = to_config(diffusion.network)
+    fixed = {"classes": 0, "step_width": 512, **({"factors": [16, 16]} if network["n_mels"] else {})}
+    if different := [f"{name}={network[name]}" for name, value in fixed.items() if network[name] != value]:
+        raise InputError(f"network with {', '.join(different)} must have {fixed}, as the package has")
+    params = {
+        **_RELEASED,
+        "residual_layers": network["layers"],
+        "residual_channels": network["channels"],
+        "dilation_cycle_length": network["cycle"],
+        "noise_schedule": list(schedule.betas),
+        "inference_noise_schedule": list(diffusion.inference_betas or diffwave_fast_betas(schedule.steps)),
+        **(_mel_params(diffusion.mel) if isinstance(diffusion, WaveformVocoder) else {}),
+    }
+    if isinstance(diffusion, SoundModel):
+        length = round(diffusion.seconds * diffusion.sample_rate)
+        params |= {"unconditional": True, "sample_rate": diffusion.sample_rate, "audio_len": length}
+    names = module_names(network["layers"], 2 if network["n_mels"] else 0)
+    return trainer_content(diffusion.network, names, params, step)
+
+
+def _mel_params(spec: MelSpec) -> dict[str, Any]:
+    if spec != lmnt_mel(spec.sample_rate, spec.hop_length, spec.n_mels, spec.n_fft):
+        raise InputError(f"mel={describe(spec)} must be what the package computes, such as lmnt-diffwave-22k")
+    return {"sample_rate": spec.sample_rate, "n_mels": spec.n_mels, "n_fft": spec.n_fft}

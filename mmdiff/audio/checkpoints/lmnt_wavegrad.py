@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from mmdiff.audio.checkpoints.assemble import make_vocoder
 from mmdiff.audio.checkpoints.reading import (
@@ -23,10 +24,14 @@ from mmdiff.audio.checkpoints.reading import (
     training_steps,
 )
 from mmdiff.audio.checkpoints.wavegrad import SIX_STEPS, read_network
+from mmdiff.audio.checkpoints.writing import check_exportable, trainer_content
 from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.mel_check import describe
+from mmdiff.audio.networks.wavegrad_presets import wavegrad_lmnt
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.schedules import BetaTable
 from mmdiff.errors import InputError
+from mmdiff.registry import to_config
 
 _SIGNS = ("downsample.0.weight", "film.0.input_conv.weight", "upsample.0.block1.weight", "first_conv.weight")
 
@@ -78,7 +83,6 @@ def recognise(content: Any) -> bool:
 
 def build_model(
     content: Mapping[str, Any],
-    weights: str,
     *,
     mel: str | None = None,
     factors: Sequence[int] | None = None,
@@ -94,8 +98,6 @@ def build_model(
     ----------
     content : mapping
         ``{"step": int, "model": state, "params": {...}, ...}`` as the package's trainer saves it.
-    weights : str
-        Not used: there is one set of weights.
     mel : str, optional
         Preset of the spectrogram. Default: what the package computes with the sampling rate and hop in the file;
         for 24 kHz with librosa's filters, which the public checkpoint was trained with.
@@ -139,3 +141,46 @@ def default_mel(rate: int, hop: int, n_mels: int) -> MelSpec:
     """Definition that a file with these numbers was most likely trained with."""
     spec = lmnt_mel(rate, hop, n_mels)
     return replace(spec, mel_scale="slaney", norm="slaney") if rate == 24_000 else spec
+
+
+def export_model(model: nn.Module, step: int) -> dict[str, Any]:
+    """Make what the package's trainer would have saved of a model.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A vocoder whose network is a :class:`WaveGrad`.
+    step : int >= 0
+        Updates of training so far.
+
+    Returns
+    -------
+    dict
+        For ``torch.save``.
+
+    Raises
+    ------
+    InputError
+        The package's code would compute something else with these weights.
+    """
+    vocoder, schedule = check_exportable(model)
+    assert isinstance(vocoder, WaveformVocoder)
+    with torch.device("meta"):
+        theirs = to_config(wavegrad_lmnt())
+    ours, spec = to_config(vocoder.network), vocoder.mel
+    if different := [f"{name}={ours[name]}" for name in theirs if ours[name] != theirs[name]]:
+        raise InputError(
+            f"network with {', '.join(different)} must be that of wavegrad_lmnt(), the only one of the package"
+        )
+    if spec != default_mel(spec.sample_rate, spec.hop_length, spec.n_mels):
+        raise InputError(f"mel={describe(spec)} must be what the package computes, such as lmnt-wavegrad-22k")
+    params = {
+        "batch_size": 32,
+        "learning_rate": 2e-4,
+        "max_grad_norm": 1.0,
+        "sample_rate": spec.sample_rate,
+        "hop_samples": spec.hop_length,
+        "crop_mel_frames": 24,
+        "noise_schedule": list(schedule.betas),
+    }
+    return trainer_content(vocoder.network, module_names(len(ours["factors"])), params, step)

@@ -32,7 +32,6 @@ def recognise(content: Any) -> bool:
 
 def build_model(
     content: Mapping[str, Any],
-    weights: str,
     *,
     mel: str | None = None,
     betas: Sequence[float] | None = None,
@@ -45,8 +44,6 @@ def build_model(
     ----------
     content : mapping
         ``{"step": int, "model": state, "params": {...}, ...}`` as its trainer saves it.
-    weights : str
-        Not used: there is one set of weights.
     mel : str, optional
         Preset of the spectrogram; default: HiFi-GAN's definition with the file's numbers, which the project uses.
     betas : sequence of float, optional
