@@ -11,7 +11,8 @@ from torch import nn
 
 from mmdiff.audio.checkpoints.lmnt_diffwave import diffwave_state
 from mmdiff.audio.networks import diffwave_tiles
-from mmdiff.audio.networks.diffwave import DiffWave, step_code
+from mmdiff.audio.networks.diffwave import DiffWave
+from mmdiff.audio.networks.diffwave_layers import step_code
 from mmdiff.audio.networks.diffwave_presets import (
     diffwave_base,
     diffwave_large,
@@ -210,6 +211,19 @@ def test_half_precision_is_near(kind: str, rng: torch.Generator) -> None:
         assert prepared["prepared"].dtype == torch.bfloat16
         assert prepared["prepared"].nbytes == net.prepared_bytes(2, 7)
         torch.testing.assert_close(net(**given, **prepared), exact, rtol=0, atol=limit)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["mel", "label"])
+def test_autocast_leaves_sampling_alone_and_training_near(kind: str, rng: torch.Generator) -> None:
+    net = tiny(kind, rng)
+    given = inputs(net, rng)
+    exact = net(**given)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(net(**given), exact)
+        with torch.enable_grad():
+            near = net(**given).float().detach()
+    torch.testing.assert_close(near, exact, rtol=0, atol=0.05 * exact.abs().max().item())
 
 
 @torch.no_grad()

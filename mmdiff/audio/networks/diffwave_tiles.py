@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from mmdiff.audio.networks.diffwave_layers import ResidualLayer
 from mmdiff.nn.pieces import piece_size
-
-if TYPE_CHECKING:
-    from mmdiff.audio.networks.diffwave import ResidualLayer
 
 KEEP = math.sqrt(0.5)
 """Share of the sum that goes on from layer to layer."""
@@ -31,7 +28,7 @@ def run_layers(
     labels: Sequence[Tensor],
     dtype: torch.dtype,
 ) -> Tensor:
-    """Run :class:`~mmdiff.audio.networks.diffwave.ResidualLayer` after another, and sum their skips.
+    """Run :class:`~mmdiff.audio.networks.diffwave_layers.ResidualLayer` after another, and sum their skips.
 
     Parameters
     ----------
