@@ -75,13 +75,13 @@ class Drawing:
         """Make frames ``begin`` to ``end`` of all items: (B, C, end - begin, H, W) in [-1, 1]."""
         model, request, sampling = self.model, self.request, self.request.sampling
         denoiser, told, measurement = self.denoiser(begin, end, known)
+        assert isinstance(sampling.grid, Tensor), "resolved"
         state = sample(
             denoiser,
             (len(request), model.channels, end - begin, *request.edit.size),
             schedule=model.denoiser.schedule,
             sampler=str(sampling.sampler),
-            steps=int(sampling.steps or 1),
-            grid=sampling.grid if isinstance(sampling.grid, Tensor) else str(sampling.grid),
+            grid=sampling.grid,
             temperature=sampling.temperature,
             seeds=self.seeds(begin),
             device=self.device,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from mmdiff.diffusion.denoiser import Denoiser
+from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.registry import register
 from mmdiff.video.captions import CaptionEncoder
@@ -33,6 +34,9 @@ class ClipModel(nn.Module):
         Keep denoised pixels within [-1, 1].
     steps, sampler, grid, guidance, guidance_interval
         Used if nothing else is asked for; guidance 1 is none, and outside the interval of times it is not applied.
+    log_snr_range : (float, float), optional
+        First and last finite log-SNR of the grids "log_snr" and "karras": what clips show is decided between some
+        levels of noise, and steps elsewhere are wasted. Default: those of the grids.
 
     Attributes
     ----------
@@ -58,6 +62,7 @@ class ClipModel(nn.Module):
         grid: str = "uniform",
         guidance: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        log_snr_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         limits = ((-1 - mean) / std, (1 - mean) / std) if clamp else None
@@ -68,6 +73,7 @@ class ClipModel(nn.Module):
         self.mean, self.std = mean, std
         self.steps, self.sampler, self.grid = steps, sampler, grid
         self.guidance, self.guidance_interval = guidance, guidance_interval
+        self.log_snr_range = log_snr_range
 
     @property
     def network(self) -> nn.Module:
@@ -89,6 +95,11 @@ class ClipModel(nn.Module):
     def takes_prompts(self) -> bool:
         """Whether it can be told in words what a clip shows."""
         return self.captions is not None or text_features(self) is not None
+
+    def times(self, steps: int) -> Tensor:
+        """Where its sampler stops unless told otherwise: (steps + 1,), falling from 1 to 0."""
+        ends = dict(zip(("lambda_min", "lambda_max"), self.log_snr_range or (), strict=False))
+        return make_grid(self.grid, self.denoiser.schedule, steps, **ends)
 
     def to_model(self, video: Tensor) -> Tensor:
         """Pixels, uint8 or in [-1, 1], to what is diffused; any shape."""

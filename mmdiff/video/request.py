@@ -84,19 +84,19 @@ class Sampling:
         given: dict[str, Any] = {
             "steps": model.steps,
             "sampler": (table.sampler if table else None) or model.sampler,
-            "grid": model.grid,
             "guidance": model.guidance,
             "guidance_interval": model.guidance_interval,
             "overlap": max(1, model.frames // 2),
         }
         missing = {name: value for name, value in given.items() if getattr(self, name) is None}
         found = dataclasses.replace(self, **missing)
-        if not isinstance(found.grid, str) or table is not None:
-            assert self.grid is not None
-            times = find_grid(table or self.grid, model.denoiser.schedule, self.steps, model.steps)
-            found = dataclasses.replace(found, grid=times, steps=len(times) - 1)
         found._check(model)
-        return found
+        schedule = model.denoiser.schedule
+        if self.grid is None:
+            times = model.times(found.steps or model.steps)
+        else:
+            times = find_grid(table or self.grid, schedule, self.steps, model.steps)
+        return dataclasses.replace(found, grid=times, steps=len(times) - 1)
 
     def _check(self, model: ClipModel) -> None:
         for name, names in (("sampler", SAMPLERS), ("method", (None, *METHODS))):

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.routes import local_errors
 from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.diffusion.solver_tools import draw_noise
@@ -68,7 +67,7 @@ class ClipProblem(GridProblem):
 
     def own_grid(self, steps: int) -> Tensor:
         """Times that the model uses unless told otherwise."""
-        return make_grid(self.gen.model.grid, self.schedule, steps)
+        return self.gen.model.times(steps)
 
     def score(self, grid: Tensor, steps: int) -> float:
         """Distance of the clips from those of many steps."""

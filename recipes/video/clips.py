@@ -80,9 +80,10 @@ def main(
     prediction: str = "x0",
     balance: float = 1.35,
     ema: float = 0.998,
-    steps: int = 13,
+    steps: int = 12,
     guidance: float = 3.0,
-    guidance_interval: tuple[float, float] = (0.6, 1.0),
+    guidance_interval: tuple[float, float] = (0.9, 1.0),
+    log_snr_range: tuple[float, float] = (-9.0, 1.0),
     checkpoint_every: int = 250,
     workers: int = 0,
     device: str | None = None,
@@ -111,7 +112,9 @@ def main(
         ema: Decay of the weight average that is kept.
         steps: Of the finished model's sampler by default.
         guidance: Its guidance by default.
-        guidance_interval: Times between which it is guided.
+        guidance_interval: Times between which it is guided: where it is decided which figure moves how.
+        log_snr_range: Log-SNR of the first and last step but the very ends. Sixteen frames that agree show their
+            figure through much noise; steps of equal length in time would pass by where it takes shape.
         checkpoint_every: Updates between checkpoints.
         workers: Data-loading processes.
         device: Default: the fastest there is.
@@ -127,8 +130,19 @@ def main(
     conditioned = ConditionedNetwork(network, (CaptionEncoder(vocabulary, words),))
     # Mean and deviation of the pixels of such clips, most of which are black.
     pixels = {"size": (size, size), "mean": -0.9, "std": 0.37}
-    drawing = {"steps": steps, "guidance": guidance, "guidance_interval": guidance_interval}
-    model = ClipModel(conditioned, CosineVP(), prediction, frames=frames, fps=fps, **drawing, **pixels)
+    model = ClipModel(
+        conditioned,
+        CosineVP(),
+        prediction,
+        frames=frames,
+        fps=fps,
+        steps=steps,
+        grid="log_snr",
+        log_snr_range=log_snr_range,
+        guidance=guidance,
+        guidance_interval=guidance_interval,
+        **pixels,
+    )
     set_compute_dtype(model, pick_compute_dtype(pick_device(device), dtype))
     model.to(memory_format=torch.channels_last)
     task = ClipTask(model, drop=drop, balance=balance)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.guidance import ClassifierFree
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.errors import InputError
@@ -268,3 +270,13 @@ def test_pixels_to_the_model_and_back(rng: torch.Generator) -> None:
     torch.testing.assert_close(state, (pixels / 127.5 - 1 + 0.9) / 0.37)
     torch.testing.assert_close(model.from_model(state), pixels / 127.5 - 1)
     assert model.from_model(state + 100).max() == 1
+
+
+def test_steps_lie_between_the_levels_of_noise_the_model_names() -> None:
+    schedule = CosineVP()
+    model = ClipModel(build().network, schedule, grid="log_snr", log_snr_range=(-8.0, 2.0))
+    log_snr = schedule.log_snr(model.times(7))
+    assert (float(log_snr[0]), float(log_snr[-1])) == (-math.inf, math.inf)
+    torch.testing.assert_close(log_snr[1:-1], torch.linspace(-8, 2, 6, dtype=torch.float64))
+    plain = ClipModel(build().network, schedule, grid="log_snr").times(7)
+    assert torch.equal(plain, make_grid("log_snr", schedule, 7))
