@@ -29,7 +29,8 @@ SURFACE = {
     "search": "MODEL --data --split --steps --out --measure --sampler --limit --seconds --evaluations --seed --plot "
     "--device --dtype --json",
     "bench": "WHAT --size --frames --dim --batch --repeats --threads --dtype --json",
-    "convert": "FILE --out --weights --size --frames --fps --groups --dynamic-threshold --half --json",
+    "convert": "FILE --out --weights --size --frames --fps --groups --dynamic-threshold --mel --sample-rate "
+    "--factors --dilations --betas --energy-min --energy-max --to --half --json",
     "info": "--json",
 }
 """All there is to know by heart. Think twice before this grows."""

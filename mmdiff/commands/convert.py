@@ -61,9 +61,10 @@ def convert(
     sample_rate : int, optional
         For ivanvovk's WaveGrad: sampling rate in Hz. Default: 22050.
     factors : list of int
-        For WaveGrad: upsampling factors, if they were not 5 5 3 2 2.
+        For WaveGrad: upsampling factors. Default: 5 5 3 2 2, those of both projects.
     dilations : list of str
-        For WaveGrad: dilations of each upsampling block, such as 1,2,1,2 1,2,4,8, if they were changed.
+        For WaveGrad: dilations of each upsampling block, such as 1,2,1,2 1,2,4,8. Default: those of both
+        projects.
     betas : list of str
         For vocoders: noise variances of few steps, least noisy first, or the .npy file in which the wavegrad
         package stored them. Default: the file's, or published ones.
@@ -82,7 +83,7 @@ def convert(
     --------
     mmdiff convert weights.pt -o models/diffwave
     mmdiff convert wavegrad-24kHz.pt -o models/wavegrad --mel lmnt-wavegrad-24k --betas noise_schedule.npy
-    mmdiff convert checkpoint_9000.pt -o models/wavegrad --sample-rate 16000 --factors 8 8 2 2
+    mmdiff convert checkpoint_9000.pt -o models/wavegrad --sample-rate 16000 --factors 5 4 3 2 2
     mmdiff convert results/model-100.pt -o models/clips --size 64 --frames 10
     mmdiff convert models/diffwave --to lmnt -o weights.pt
     """

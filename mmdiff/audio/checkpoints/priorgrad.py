@@ -92,7 +92,7 @@ def build_model(
         clamp="state",
         prior=prior,
     )
-    facts["training_steps"] = training_steps(content)
+    facts = {"training_steps": training_steps(content), **facts}
     if prior is None:
         return model, {**facts, "prior": "standard normal"}
     return model, {
