@@ -193,7 +193,7 @@ def test_messages_name_the_shipped_models_of_their_kind() -> None:
     assert shipped_models("SpectralVocoder") == ["vocoder-16k"]
     with pytest.raises(CheckpointError, match=r"a shipped model \(vocoder-16k\)"):
         load_pipeline(Vocoder, "nothing", "cpu", None)
-    with pytest.raises(InputError, match="digit-judge' holds a DigitJudge, which is neither"):
+    with pytest.raises(InputError, match="digit-judge' holds a DigitJudge, which is no vocoder and no model"):
         load_pipeline(Vocoder, "digit-judge", "cpu", None)
     with pytest.raises(
         InputError,
