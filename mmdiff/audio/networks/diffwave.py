@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -17,8 +18,9 @@ from mmdiff.audio.networks.diffwave_layers import (
     ResidualLayer,
     StepEmbedding,
     he_normal,
+    run_layers,
 )
-from mmdiff.audio.networks.diffwave_tiles import run_layers
+from mmdiff.audio.networks.diffwave_tiles import run_in_place
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.errors import InputError
 from mmdiff.nn import conv
@@ -136,11 +138,12 @@ class DiffWave(WaveformNetwork):
             A condition is missing, or of another shape than the network's.
         """
         self._check(x, level, mel, label, prepared)
-        with torch.autocast(x.device.type, enabled=False):
-            step, labels = self.embed_step(level), self._labels(label, len(x))
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._plain(x, step, mel, labels, prepared)
-        return self._in_place(x, step, mel, labels, prepared)
+            return self._evaluate(run_layers, x, level, mel, label, prepared)
+        with torch.autocast(x.device.type, enabled=False):
+            dtype = self.compute_dtype or self.out.weight.dtype
+            run = functools.partial(run_in_place, dtype=dtype)
+            return self._evaluate(run, x, level, mel, label, prepared)
 
     @torch.no_grad()
     def prepare(self, mel: Tensor) -> dict[str, Tensor]:
@@ -163,35 +166,23 @@ class DiffWave(WaveformNetwork):
         values = batch * frames * self.hop_length * len(self.layers) * 2 * self.channels
         return values * (self.compute_dtype or self.out.weight.dtype).itemsize if self.n_mels else 0
 
-    def _plain(
-        self, x: Tensor, step: Tensor, mel: Tensor | None, labels: list[Tensor], prepared: Tensor | None
+    def _evaluate(
+        self,
+        run: Callable[..., Tensor],
+        x: Tensor,
+        level: Tensor,
+        mel: Tensor | None,
+        label: Tensor | None,
+        prepared: Tensor | None,
     ) -> Tensor:
-        """Run the layers one after the other, for gradients and for compilers."""
-        h = functional.relu(self.wave_in(x))
-        local = None if mel is None or self.upsample is None else self.upsample(mel)
-        total = torch.zeros_like(h, dtype=torch.promote_types(h.dtype, torch.float32))
-        for n, layer in enumerate(self.residuals):
-            biases = [] if not labels else [labels[n][..., None]]
-            if layer.mel is not None and local is not None:
-                biases.append(layer.mel(local))
-            if prepared is not None:  # which has the convolution's own constants in it
-                assert layer.dilated.bias is not None
-                biases.append(prepared[:, n].mT - layer.dilated.bias[:, None])
-            h, skip = layer(h, step, sum(biases) if biases else None)
-            total = total + skip
-        eps: Tensor = self.out(functional.relu(self.skip_out(total / math.sqrt(len(self.layers)))))
-        return eps
-
-    def _in_place(
-        self, x: Tensor, step: Tensor, mel: Tensor | None, labels: list[Tensor], prepared: Tensor | None
-    ) -> Tensor:
-        """Do the same without keeping anything: positions first, channels last."""
+        """Predict with the layers run in one of two ways; positions come before channels on the way."""
         with torch.autocast(x.device.type, enabled=False):
-            h = functional.relu(_last(x, self.wave_in))
-            local = self._upsampled(mel) if mel is not None else prepared
-            total = run_layers(self.residuals, h, step, local, labels, self.compute_dtype or h.dtype)
-            h = functional.relu(_last(total.mul_(len(self.layers) ** -0.5).mT, self.skip_out))
-            return _last(h.mT, self.out).mT
+            step, vector = self.embed_step(level), self._label(label, len(x))
+        local = prepared if mel is None else self._upsampled(mel)
+        h = functional.relu(_one_tap(x.mT, self.wave_in))
+        total = run(self.residuals, h, step, local, vector)
+        h = functional.relu(_one_tap(total * len(self.layers) ** -0.5, self.skip_out))
+        return _one_tap(h, self.out).mT
 
     def _upsampled(self, mel: Tensor) -> Tensor:
         """Spectrogram at the waveform's rate, channels last: (B, samples, n_mels)."""
@@ -200,14 +191,13 @@ class DiffWave(WaveformNetwork):
             local: Tensor = self.upsample(mel.to(self.out.weight.dtype))
         return local.mT.contiguous()
 
-    def _labels(self, label: Tensor | None, batch: int) -> list[Tensor]:
-        """What a label adds to each layer: (B, 2C) each."""
+    def _label(self, label: Tensor | None, batch: int) -> Tensor | None:
         if self.embed_label is None:
-            return []
+            return None
         if label is None:
             label = torch.full((batch,), self.classes, device=self.out.weight.device)
-        vector = self.embed_label(label)
-        return [layer.label(vector) for layer in self.residuals if layer.label is not None]
+        vector: Tensor = self.embed_label(label)
+        return vector
 
     def _check(
         self, x: Tensor, level: Tensor, mel: Tensor | None, label: Tensor | None, prepared: Tensor | None
@@ -223,6 +213,6 @@ class DiffWave(WaveformNetwork):
             )
 
 
-def _last(x: Tensor, layer: Convolution) -> Tensor:
-    """Apply a 1-tap convolution to (B, channels, L); the result has its channels last."""
-    return functional.linear(x.mT, layer.weight[..., 0], layer.bias)
+def _one_tap(x: Tensor, layer: Convolution) -> Tensor:
+    """Apply a convolution of one tap to (B, L, channels)."""
+    return functional.linear(x, layer.weight[..., 0], layer.bias)

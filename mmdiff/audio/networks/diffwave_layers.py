@@ -107,12 +107,77 @@ class ResidualLayer(nn.Module):
         self.label = nn.Linear(label_width, 2 * channels) if label_width else None
         self.out = he_normal(conv(1, channels, 2 * channels, 1))
 
-    def forward(self, x: Tensor, step: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Refine x (B, C, L), given the step's vector and what conditions add (B, 2C, L or 1): x and skip."""
-        y = self.dilated(x + self.step(step)[..., None])
-        gate, signal = (y if bias is None else y + bias).chunk(2, 1)
-        onward, skip = self.out(gate.sigmoid() * signal.tanh()).chunk(2, 1)
+    def forward(
+        self, x: Tensor, step: Tensor, local: Tensor | None, label: Tensor | None, prepared: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Refine what goes on from layer to layer; positions come before channels.
+
+        The three taps, and the spectrogram, are one matrix product: that is faster than a convolution and another.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, L, C)
+        step : Tensor, shape (B, step_width)
+        local : Tensor, shape (B, L, n_mels), or (B, L, 2C) where prepared, optional
+            The upsampled spectrogram, or what it adds together with the layer's own constants.
+        label : Tensor, shape (B, label_width), optional
+        prepared : bool
+
+        Returns
+        -------
+        onward, skip : Tensor, shape (B, L, C)
+        """
+        y, reach = x + self.step(step)[:, None], self.dilation
+        padded = functional.pad(y, (0, 0, reach, reach))
+        inputs, weights = [padded[:, : -2 * reach], y, padded[:, 2 * reach :]], [self.taps]
+        bias = None if prepared else self.dilated.bias
+        if self.mel is not None and local is not None and not prepared:
+            inputs.append(local.to(y.dtype))
+            weights.append(self.mel.weight[..., 0])
+            bias = bias + self.mel.bias  # type: ignore[operator]
+        z = functional.linear(torch.cat(inputs, 2), torch.cat(weights, 1), bias)
+        if prepared and local is not None:
+            z = z + local
+        if self.label is not None:
+            z = z + self.label(label)[:, None]
+        gate, signal = z.chunk(2, 2)
+        onward, skip = functional.linear(
+            gate.sigmoid() * signal.tanh(), self.out.weight[..., 0], self.out.bias
+        ).chunk(2, 2)
         return (x + onward) * math.sqrt(0.5), skip
+
+    @property
+    def taps(self) -> Tensor:
+        """Weights of the three taps side by side: (2C, 3C)."""
+        return self.dilated.weight.permute(0, 2, 1).flatten(1)
+
+
+def run_layers(
+    layers: Sequence[ResidualLayer], x: Tensor, step: Tensor, local: Tensor | None, label: Tensor | None
+) -> Tensor:
+    """Run one layer after the other, and sum their skips.
+
+    Parameters
+    ----------
+    layers : sequence of ResidualLayer
+    x : Tensor, shape (B, L, C)
+    step : Tensor, shape (B, step_width)
+    local : Tensor, optional
+        The upsampled spectrogram (B, L, n_mels), or what it adds to each layer (B, layers, L, 2C), the
+        layers' own constants included.
+    label : Tensor, shape (B, label_width), optional
+
+    Returns
+    -------
+    Tensor, shape (B, L, C), at least float32
+    """
+    prepared = local is not None and local.ndim == 4
+    total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+    for n, layer in enumerate(layers):
+        own = local[:, n] if prepared and local is not None else local
+        x, skip = layer(x, step, own, label, prepared)
+        total = total + skip.to(total.dtype)
+    return total
 
 
 def he_normal(layer: Convolution) -> Convolution:

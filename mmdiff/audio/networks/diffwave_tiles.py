@@ -20,27 +20,22 @@ KEEP = math.sqrt(0.5)
 """Share of the sum that goes on from layer to layer."""
 
 
-def run_layers(
+def run_in_place(
     layers: Sequence[ResidualLayer],
     x: Tensor,
     step: Tensor,
     local: Tensor | None,
-    labels: Sequence[Tensor],
+    label: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Run :class:`~mmdiff.audio.networks.diffwave_layers.ResidualLayer` after another, and sum their skips.
+    """Compute what :func:`~mmdiff.audio.networks.diffwave_layers.run_layers` does, without gradients.
 
     Parameters
     ----------
-    layers : sequence of ResidualLayer
+    layers, step, local, label
+        As for that function.
     x : Tensor, shape (B, L, C)
         Overwritten; rounding does not add up where it is float32.
-    step : Tensor, shape (B, step_width)
-    local : Tensor, optional
-        The upsampled spectrogram (B, L, n_mels), or what it adds to each layer (B, layers, L, 2C), the
-        convolution's own bias included.
-    labels : sequence of Tensor, each (B, 2C)
-        What a label adds to each layer, or nothing.
     dtype : torch.dtype
         Of the matrix products.
 
@@ -60,7 +55,7 @@ def run_layers(
     for n, layer in enumerate(layers):
         constant = layer.step(step) + beside[:channels]
         torch.add(x, constant[:, None], out=padded[:, margin : margin + length])
-        run = _Layer(layer, local, n, labels[n] if labels else None, dtype, batch)
+        run = _Layer(layer, local, n, label, dtype, batch)
         for first in range(0, length, rows):
             last = min(first + rows, length)
             run(padded, margin, first, last, x[:, first:last], total[:, first:last])
@@ -83,17 +78,17 @@ class _Layer:
         batch: int,
     ) -> None:
         self.channels, self.dilation = layer.out.in_channels, layer.dilation
-        self.taps = _repeated(layer.dilated.weight.permute(2, 1, 0).flatten(0, 1), dtype, batch)
+        self.taps = _repeated(layer.taps.mT, dtype, batch)
         self.mel: Tensor | None = None
-        biases = [] if label is None else [label[:, None]]
+        biases = [] if layer.label is None else [layer.label(label)[:, None]]
         if local is not None and local.ndim == 4:  # with all the layer's constants in it
             self.local: Tensor | None = local[:, n]
         else:
             self.local = local
-            biases.append(layer.dilated.bias)  # type: ignore[arg-type]
+            biases.append(layer.dilated.bias)
             if layer.mel is not None:
                 self.mel = _repeated(layer.mel.weight[..., 0].mT, dtype, batch)
-                biases.append(layer.mel.bias)  # type: ignore[arg-type]
+                biases.append(layer.mel.bias)
         self.bias = sum(biases[1:], biases[0]).to(dtype) if biases else None
         onward, skip = layer.out.weight[..., 0].mT.split(self.channels, 1)
         self.onward, self.skip = _repeated(onward * KEEP, dtype, batch), _repeated(skip, dtype, batch)
