@@ -370,7 +370,9 @@ def test_options_are_checked(tmp_path):
         convert(file, size=9)
     with pytest.raises(InputError, match="frames=0"):
         convert(file, frames=0)
-    with pytest.raises(InputError, match="options=mel must be among those for video-diffusion-pytorch: weights, size"):
+    with pytest.raises(
+        InputError, match="options=mel must be among those for video-diffusion-pytorch: weights, size"
+    ):
         convert(file, mel=3)
 
 
