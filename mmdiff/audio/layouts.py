@@ -243,3 +243,14 @@ def _speaker_of(name: str) -> str:
     """Take the first folder of a relative path for the speaker."""
     parts = Path(name).parts
     return "" if Path(name).is_absolute() or len(parts) < 2 else parts[0]
+
+
+def pick_recordings(source: str | Path, split: str | None = None, limit: int | None = None) -> list[Path]:
+    """Files of a folder or manifest, ``limit`` of them evenly spaced in the list; or the one file given."""
+    path = Path(source)
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return [path]
+    files = [clip.path for clip in find_audio(source, split=split)]
+    if limit is None or limit >= len(files):
+        return files
+    return [files[i * len(files) // limit] for i in range(limit)]

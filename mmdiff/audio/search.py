@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio import io
-from mmdiff.audio.layouts import SUFFIXES, find_audio
 from mmdiff.audio.metrics import METRICS, evaluate
 from mmdiff.audio.validation import copy_synthesis
 from mmdiff.audio.vocoder import Vocoder
@@ -28,17 +27,6 @@ PUBLISHED = {
 }
 """Tables of noise variances that are used with models of waveforms, least noisy step first."""
 _FOLLOWED = 2  # recordings whose ODE is followed for the errors of single steps
-
-
-def pick_recordings(source: str | Path, split: str | None = None, limit: int | None = None) -> list[Path]:
-    """Files of a folder or manifest, ``limit`` of them evenly spaced in the list; or the one file given."""
-    path = Path(source)
-    if path.suffix.lower() in SUFFIXES and path.is_file():
-        return [path]
-    files = [clip.path for clip in find_audio(source, split=split)]
-    if limit is None or limit >= len(files):
-        return files
-    return [files[i * len(files) // limit] for i in range(limit)]
 
 
 def read_recordings(voc: Vocoder, files: Sequence[Path], seconds: float) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -24,7 +25,7 @@ KEEP_BYTES = 2**31
 """What a network prepares of a spectrogram is kept through all steps up to this size."""
 
 
-class WaveformDiffusion(nn.Module):
+class WaveformDiffusion(nn.Module, ABC):
     """A network that finds the noise in waveforms, with its schedule and sampler defaults.
 
     Parameters
@@ -161,9 +162,9 @@ class WaveformDiffusion(nn.Module):
             temperature=temperature,
         )
 
+    @abstractmethod
     def conditions(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """What of a training batch, ``wave`` (B, samples) and more, the network is told."""
-        raise NotImplementedError
 
     def noise_prior(self, cond: Mapping[str, Tensor]) -> Prior | None:
         """Say what noise becomes sound under these conditions; None is standard normal noise."""

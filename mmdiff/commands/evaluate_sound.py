@@ -41,9 +41,10 @@ def evaluate_recordings(voc: Vocoder, options: SoundOptions) -> int:
         raise InputError(f"seeds={seeds}, steps={list(steps)} and limit={options.limit} must be positive")
     measures = _checked(options.measures)
     from mmdiff.audio.evaluate import evaluate_vocoder, vocoder_measures
+    from mmdiff.audio.layouts import pick_recordings
     from mmdiff.audio.mel import PRESETS, preset
 
-    recordings = _recordings(options.reference, options.split, options.limit)
+    recordings = pick_recordings(options.reference, options.split, options.limit)
     files = [path for path in recordings if _readable(path)]
     names = list(PRESETS) if options.mel_presets == ["all"] else options.mel_presets
     specs = {name: preset(name) for name in names}
@@ -82,17 +83,6 @@ def _readable(path: Path) -> bool:
         failed(f"{path}: {error}")
         return False
     return True
-
-
-def _recordings(reference: str, split: str | None, limit: int | None) -> list[Path]:
-    from mmdiff.audio.layouts import SUFFIXES, find_audio
-
-    if Path(reference).suffix.lower() in SUFFIXES and Path(reference).is_file():
-        return [Path(reference)]
-    files = [clip.path for clip in find_audio(reference, split=split)]
-    if limit is None or limit >= len(files):
-        return files
-    return [files[i * len(files) // limit] for i in range(limit)]
 
 
 def evaluate_sound_files(

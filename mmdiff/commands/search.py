@@ -134,7 +134,8 @@ def _sound(
     sampler: str | None,
     seed: int,
 ) -> tuple[GridProblem, dict[str, Any]]:
-    from mmdiff.audio.search import VocoderProblem, pick_recordings, read_recordings
+    from mmdiff.audio.layouts import pick_recordings
+    from mmdiff.audio.search import VocoderProblem, read_recordings
 
     if data is None:
         raise InputError("data must be given: recordings that the model was not trained on")

@@ -7,10 +7,11 @@ import torch
 
 import mmdiff
 from mmdiff.audio import io
+from mmdiff.audio.layouts import pick_recordings
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.metrics import log_mel_l1
 from mmdiff.audio.networks.wavegrad import WaveGrad
-from mmdiff.audio.search import PUBLISHED, VocoderProblem, pick_recordings, read_recordings
+from mmdiff.audio.search import PUBLISHED, VocoderProblem, read_recordings
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.grids import make_grid
