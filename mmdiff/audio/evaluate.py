@@ -130,7 +130,7 @@ def _at(voc: Vocoder, spec: MelSpec, steps: int | None, name: str, temperature: 
             "temperature": temperature,
             "measured": True,
         }
-        return torch.cat(list(voc.stream(mel[None], mel_spec=spec, **options)), -1)[0]  # type: ignore[arg-type]
+        return torch.cat(list(voc.blocks(mel[None], mel_spec=spec, **options)), -1)[0]  # type: ignore[arg-type]
 
     used = steps or int(voc.model.default_steps)
     return System(name, used, synthesise, temperature > 0)

@@ -34,7 +34,7 @@ class Checked:
     notes: list[str]
 
 
-def check(mel: Tensor | np.ndarray, spec: MelSpec, *, declared: bool = False) -> Checked:
+def check(mel: Tensor | np.ndarray, spec: MelSpec, *, declared: bool = False, part: bool = False) -> Checked:
     """Check a mel spectrogram against its definition.
 
     A missing batch axis, an obvious transposition, another floating-point type, zero padding and values a
@@ -49,6 +49,9 @@ def check(mel: Tensor | np.ndarray, spec: MelSpec, *, declared: bool = False) ->
     declared : bool
         Whoever made the spectrogram named ``spec``. Then values that it allows are never refused, however
         much they look like another definition's: there is a note instead.
+    part : bool
+        A few frames of a spectrogram, too few to judge by what they look like: values that ``spec`` allows are
+        taken.
 
     Returns
     -------
@@ -73,7 +76,7 @@ def check(mel: Tensor | np.ndarray, spec: MelSpec, *, declared: bool = False) ->
     mel = _oriented(_batched(mel, notes), spec, notes)
     _require_finite(mel, spec)
     padding = _padding(mel, spec)
-    if not bool(padding.all()):
+    if not bool(padding.all()) and not (part and _possible(mel, spec)):
         heard = mel.transpose(1, 2)[~padding].T[None] if bool(padding.any()) else mel
         _require_plausible(heard, spec, declared, notes)
     mel = _silence(mel, padding, spec, notes)

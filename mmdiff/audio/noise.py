@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,30 @@ def frame_noise(seed: int, first: int, last: int, width: int) -> Tensor:
         generator = torch.Generator().manual_seed(_mix(seed, block))
         blocks.append(torch.randn(_BLOCK, width, generator=generator))
     return torch.cat(blocks)[first - start * _BLOCK : last - start * _BLOCK]
+
+
+class PlacedNoise:
+    """Noise for all draws of a sampler, of which each belongs to its place in time: a source for the samplers.
+
+    Parameters
+    ----------
+    seeds : sequence of int
+        One per item.
+    first, last : int
+        Frames drawn for.
+    width : int
+        Values per frame.
+    """
+
+    def __init__(self, seeds: Sequence[int], first: int, last: int, width: int) -> None:
+        self.seeds, self.first, self.last, self.width, self.draws = seeds, first, last, width, 0
+
+    def __call__(self) -> Tensor:
+        """Draw again: (B, 1, samples), the first time as :func:`frame_noise` does."""
+        places = (self.first, self.last, self.width)
+        drawn = [frame_noise(seed + (self.draws << 40), *places).flatten() for seed in self.seeds]
+        self.draws += 1
+        return torch.stack(drawn)[:, None]
 
 
 def _mix(seed: int, block: int) -> int:

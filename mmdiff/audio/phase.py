@@ -70,6 +70,7 @@ def griffin_lim(
     iterations: int,
     momentum: float = 0.99,
     differentiable: int = 0,
+    held: Tensor | None = None,
 ) -> Tensor:
     """Fast Griffin-Lim (Perraudin et al. 2013) from given start phases.
 
@@ -83,18 +84,22 @@ def griffin_lim(
     momentum : float in [0, 1)
     differentiable : int >= 0
         How many of the last iterations gradients flow through, with softened phasors so that they stay finite.
+    held : Tensor, shape (B, n, K), complex, optional
+        Spectrum that the first n frames keep, as in real-time inversion with look-ahead (Zhu et al. 2007); not
+        for iterations that gradients flow through.
 
     Returns
     -------
     Tensor, shape (B, T, K), complex
         ``magnitude`` with the phases found.
     """
+    assert held is None or not differentiable
     beta = momentum / (1 + momentum)
     detached = magnitude.detach()
     with torch.no_grad():
         spectrum, previous = detached * phasors, torch.zeros_like(phasors)
         for _ in range(iterations - differentiable):
-            projected = stft(stft.inverse(spectrum, samples))
+            projected = stft(stft.inverse(_begun_by(held, spectrum), samples))
             spectrum, previous = detached * torch.sgn(projected - beta * previous), projected
         ahead = None
     if differentiable:
@@ -103,7 +108,11 @@ def griffin_lim(
             projected = stft(stft.inverse(magnitude * ahead, samples))
             ahead, previous = _soft_phasors(projected - beta * previous, detached), projected
         return magnitude * ahead
-    return spectrum if iterations else magnitude * phasors
+    return _begun_by(held, spectrum if iterations else magnitude * phasors)
+
+
+def _begun_by(held: Tensor | None, spectrum: Tensor) -> Tensor:
+    return spectrum if held is None else torch.cat([held, spectrum[:, held.shape[1] :]], 1)
 
 
 def _soft_phasors(spectrum: Tensor, magnitude: Tensor) -> Tensor:

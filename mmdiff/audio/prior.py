@@ -85,7 +85,9 @@ def _spreading(filters: Tensor) -> tuple[Tensor, Tensor]:
     return filters / total.clamp_min(1e-10), nearest
 
 
-def bands_on_grid(mel: Tensor, spec: MelSpec, stft: Stft, frames: int | None = None) -> Bands:
+def bands_on_grid(
+    mel: Tensor, spec: MelSpec, stft: Stft, frames: int | None = None, first: int = 0, offset: int = 0
+) -> Bands:
     """Undo a mel definition's compression and move its bands to the frames and bins of ``stft``.
 
     Band values of another window are rescaled by the sampling-rate ratio and, for magnitudes, the fourth root
@@ -100,6 +102,10 @@ def bands_on_grid(mel: Tensor, spec: MelSpec, stft: Stft, frames: int | None = N
     frames : int, optional
         Frames of the result; by default ``stft.frames(n)`` for the n samples, at the model's rate, that the mel
         stands for. Frames past the end repeat the last.
+    first : int
+        The result's first frame; those that it is made of are told by :func:`frames_for`.
+    offset : int
+        The frame of an utterance that ``mel`` begins with.
 
     Returns
     -------
@@ -114,13 +120,32 @@ def bands_on_grid(mel: Tensor, spec: MelSpec, stft: Stft, frames: int | None = N
     filters = spec.filters_at(frequencies) * spacing
     reached = filters.sum(1) > 1e-3 * filters.sum(1).amax()
     values, filters = values[..., reached], filters[reached]
-    native = math.isclose(window, 1, rel_tol=0.02) and math.isclose(
-        spec.hop_seconds * stft.sample_rate, stft.hop_length, rel_tol=1e-3
-    )
+    native = _is_native(spec, stft)
     frames = frames or stft.frames(resampled_length(spec, mel.shape[-1], stft.sample_rate))
-    if not (native and spec.centred and frames == values.shape[1]):
-        values = _interpolate_frames(values, spec, stft, frames)
-    return Bands(values, filters, spec.power, native and spec.centred)
+    if not (native and frames == values.shape[1] and first == offset):
+        values = _interpolate_frames(values, spec, stft, frames, first, offset)
+    return Bands(values, filters, spec.power, native)
+
+
+def _is_native(spec: MelSpec, stft: Stft) -> bool:
+    window = stft.n_fft / stft.sample_rate / spec.window_seconds
+    same_hop = math.isclose(spec.hop_seconds * stft.sample_rate, stft.hop_length, rel_tol=1e-3)
+    return spec.centred and same_hop and math.isclose(window, 1, rel_tol=0.02)
+
+
+def frames_for(spec: MelSpec, stft: Stft, first: int, last: int) -> tuple[int, int]:
+    """Frames of a mel, from and up to, that the model's frames ``first`` … ``last - 1`` are made of."""
+    if _is_native(spec, stft):
+        return first, last
+    ends = torch.tensor([first, last - 1], dtype=torch.float64)
+    nearest = _position(ends, spec, stft).round().long().tolist()
+    reach = math.ceil(_reach(spec, stft))
+    return max(0, nearest[0] - reach), nearest[1] + reach + 1
+
+
+def delay_frames(spec: MelSpec, stft: Stft) -> float:
+    """How many frames of a mel after a model's frame must be known before that can be made, at most."""
+    return 0.0 if _is_native(spec, stft) else 0.5 + math.ceil(_reach(spec, stft))
 
 
 def resampled_length(spec: MelSpec, frames: int, sample_rate: int) -> int:
@@ -128,22 +153,31 @@ def resampled_length(spec: MelSpec, frames: int, sample_rate: int) -> int:
     return round(spec.samples(frames) * sample_rate / spec.sample_rate)
 
 
-def _interpolate_frames(values: Tensor, spec: MelSpec, stft: Stft, frames: int) -> Tensor:
-    """Band values (B, frames', n) at the centres of the model's frames.
+def _position(frames: Tensor, spec: MelSpec, stft: Stft) -> Tensor:
+    """Where the model's frames are centred, in frames of the mel; float64."""
+    seconds = frames * (stft.hop_length / stft.sample_rate)
+    return (seconds / spec.hop_seconds - (0.0 if spec.centred else 0.5)).clamp_min(0)
+
+
+def _reach(spec: MelSpec, stft: Stft) -> float:
+    """Half-width in frames of the triangle that :func:`_interpolate_frames` averages over."""
+    missing = 0.01 * ((stft.n_fft / stft.sample_rate) ** 2 - spec.window_seconds**2)
+    return max(1.0, math.sqrt(6 * max(missing, 0.0)) / spec.hop_seconds)
+
+
+def _interpolate_frames(
+    values: Tensor, spec: MelSpec, stft: Stft, frames: int, first: int, offset: int
+) -> Tensor:
+    """Band values (B, frames', n) from frame ``offset`` on, at the centres of the model's from ``first`` on.
 
     A longer window sees an average over time of what a shorter one saw. The average is over a triangle that makes
     up half the difference of the two windows' variances (that of a squared Hann window of length T is about
     0.02 T²), and never narrower than linear interpolation: half, because a network can smooth what it is given
     but not sharpen it. Powers are averaged, as noise would have it.
     """
-    device = values.device
-    missing = 0.01 * ((stft.n_fft / stft.sample_rate) ** 2 - spec.window_seconds**2)
-    reach = max(
-        1.0, math.sqrt(6 * max(missing, 0.0)) / spec.hop_seconds
-    )  # half-width of the triangle, in frames
-    seconds = torch.arange(frames, device=device, dtype=torch.float64) * (stft.hop_length / stft.sample_rate)
-    first = 0.0 if spec.centred else 0.5
-    position = (seconds / spec.hop_seconds - first).clamp(0, values.shape[1] - 1)
+    device, reach = values.device, _reach(spec, stft)
+    places = torch.arange(first, first + frames, device=device, dtype=torch.float64)
+    position = _position(places, spec, stft).clamp_max(offset + values.shape[1] - 1)
     squared = values if spec.power == 2.0 else values.square()
     total = torch.zeros(values.shape[0], frames, values.shape[2], device=device)
     weights = torch.zeros(frames, 1, device=device)
@@ -151,6 +185,7 @@ def _interpolate_frames(values: Tensor, spec: MelSpec, stft: Stft, frames: int) 
     for step in range(-math.ceil(reach), math.ceil(reach) + 1):
         index = nearest + step
         weight = (1 - (position - index).abs() / reach).clamp_min(0).float()[:, None]
+        index = index - offset
         weight = weight * ((index >= 0) & (index < values.shape[1]))[:, None]
         total = total + weight * squared[:, index.clamp(0, values.shape[1] - 1)]
         weights = weights + weight

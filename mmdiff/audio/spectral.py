@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.networks.spectral import SubBandNet
 from mmdiff.audio.phase import PhaseNet, griffin_lim, single_pass_phase
 from mmdiff.audio.prior import Bands, bands_on_grid
+from mmdiff.audio.spectral_stream import SpectralBlocks
 from mmdiff.audio.spectral_windows import count_windows, magnitude_noise, windowed_blocks
 from mmdiff.audio.stft import Stft
 from mmdiff.audio.vocoder_model import VocoderModel
@@ -207,7 +209,11 @@ class SpectralVocoder(VocoderModel):
         found = griffin_lim(
             magnitude, start, self.stft, samples, self.iterations, differentiable=differentiable
         )
-        if self.phase is None or not correct:
+        return self.correct(found, magnitude, conditions, samples) if correct else found
+
+    def correct(self, found: Tensor, magnitude: Tensor, conditions: Conditions, samples: int) -> Tensor:
+        """Correct the phases that Griffin-Lim found, (B, T, K), by the phase network, if there is one."""
+        if self.phase is None:
             return found
         consistent = self.stft(self.stft.inverse(found, samples))
         return self.phase(consistent, magnitude, conditions.prior, conditions.context)
@@ -269,6 +275,10 @@ class SpectralVocoder(VocoderModel):
             self, bands, seeds=seeds, samples=samples, steps=steps, grid=grid, sampler=sampler,
             temperature=temperature,
         )  # fmt: skip
+
+    def block_maker(self, spec: MelSpec, **options: Any) -> SpectralBlocks:
+        """Prepare for a mel that comes piece by piece; see :class:`VocoderModel`."""
+        return SpectralBlocks(self, spec, **options)
 
     def count_blocks(self, spec: MelSpec, frames: int, steps: int) -> int:
         """Blocks that :meth:`blocks` yields, up to one."""

@@ -123,7 +123,7 @@ def vocode_file(
     sampling = voc.sampling(steps, sampler, grid)
     for i, mel in enumerate(mels):
         path = target if len(mels) == 1 else target.with_stem(f"{target.stem}-{i}")
-        blocks = voc.stream(
+        blocks = voc.blocks(
             mel[None],
             mel_spec=spec,
             seed=seed + i,

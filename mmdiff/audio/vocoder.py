@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.mel_check import Checked, check
 from mmdiff.audio.resampling import resample
 from mmdiff.audio.sampling import Sampling, decide_sampling, item_seeds
+from mmdiff.audio.stream import BLOCK, LOOKAHEAD, VocoderStream, whole_length
 from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.errors import InputError
@@ -129,16 +130,16 @@ class Vocoder:
         sampling = self.sampling(steps, sampler, grid)._asdict()
         options = {"mel_spec": mel_spec, "temperature": temperature, **sampling}
         if isinstance(mel, Tensor):
-            stream = self.stream(mel, seed=seed, samples=samples, progress=progress, **options)
-            return torch.cat(list(stream), -1)
+            blocks = self.blocks(mel, seed=seed, samples=samples, progress=progress, **options)
+            return torch.cat(list(blocks), -1)
         seeds = item_seeds(seed, len(mel))
         results = []
         for item, own in zip(mel, seeds, strict=True):
-            stream = self.stream(item, seed=own, samples=samples, progress=progress, **options)
-            results.append(torch.cat(list(stream), -1)[0])
+            blocks = self.blocks(item, seed=own, samples=samples, progress=progress, **options)
+            results.append(torch.cat(list(blocks), -1)[0])
         return results
 
-    def stream(
+    def blocks(
         self,
         mel: Tensor,
         *,
@@ -153,6 +154,8 @@ class Vocoder:
         progress: bool = False,
     ) -> Iterator[Tensor]:
         """Generate the waveform of :meth:`__call__` block by block, in memory that does not grow with its length.
+
+        All of the spectrogram must be there; see :meth:`stream` for one that is still coming.
 
         Parameters
         ----------
@@ -187,6 +190,71 @@ class Vocoder:
             for block in track(blocks, "vocoding", total=total, show=progress):
                 yield block.clamp(-1, 1)
 
+    def stream(
+        self,
+        chunks: Iterable[Tensor] | None = None,
+        *,
+        lookahead: int = LOOKAHEAD,
+        block: int = BLOCK,
+        mel_spec: MelSpec | str | None = None,
+        steps: int | None = None,
+        sampler: str | None = None,
+        grid: GridSource | None = None,
+        seed: int | Sequence[int] = 0,
+        temperature: float = 1.0,
+    ) -> VocoderStream:
+        """Generate sound of a spectrogram that is still coming, with little delay.
+
+        The sound is not that of :meth:`__call__`, which hears all of the spectrogram, but nearly as good, and as
+        long; the recipes' README has what is lost at which look-ahead.
+
+        Parameters
+        ----------
+        chunks : Tensor or iterable of Tensor, shape (B, n_mels, frames) or (n_mels, frames), optional
+            Pieces of a spectrogram: iterating the result then gives the sound. Without them, call its
+            ``push(frames)`` as frames come and ``flush()`` at the end.
+        lookahead : int > 0
+            Frames (the model's, 16 ms at 16 kHz) beyond a block that are heard before it is given out. More sound
+            better and come later. As many as the spectrogram has give the sound of :meth:`__call__`.
+        block : int > 0
+            Frames given out together. More cost less computation and come later.
+        mel_spec, steps, sampler, grid, seed, temperature
+            As for :meth:`__call__`.
+
+        Returns
+        -------
+        VocoderStream
+            Its ``latency`` says how long samples wait.
+
+        Raises
+        ------
+        InputError
+            A number or name makes no sense, or the model cannot do so.
+
+        Examples
+        --------
+        >>> import mmdiff
+        >>> voc = mmdiff.load("vocoder-16k")
+        >>> stream = voc.stream(lookahead=4, block=2)
+        >>> stream.latency
+        Latency(frames=5, samples=1280, seconds=0.08)
+        >>> mel = voc.mel(torch.zeros(1, 16_000), sample_rate=16_000)
+        >>> [stream.push(mel[..., n : n + 7]).shape[1] for n in (0, 7)], stream.flush().shape[1]
+        ([512, 2048], 768)
+        """
+        if lookahead < 1 or block < 1 or temperature < 0:
+            raise InputError(
+                f"lookahead={lookahead} and block={block} must be at least 1 frame, temperature={temperature} "
+                f"at least 0; {LOOKAHEAD}, {BLOCK} and 1 are usual"
+            )
+        spec = preset(mel_spec) if isinstance(mel_spec, str) else mel_spec or self.mel_spec
+        sampling = self.sampling(steps, sampler, grid)._asdict()
+        maker = self.model.block_maker(
+            spec, temperature=temperature, lookahead=lookahead, block=block, **sampling
+        )
+        pieces = [chunks] if isinstance(chunks, Tensor) else chunks
+        return VocoderStream(self.model, maker, spec, seed, pieces)
+
     def sampling(
         self, steps: int | None = None, sampler: str | None = None, grid: GridSource | None = None
     ) -> Sampling:
@@ -202,8 +270,8 @@ class Vocoder:
     def _length(self, spec: MelSpec, frames: int, samples: int | None) -> int:
         rate = self.sample_rate / spec.sample_rate
         longest = round(frames * spec.hop_length * rate)
-        if samples is None:  # a single frame, which has a centre but no length, is heard for a hop
-            return round(max(spec.samples(frames), spec.hop_length) * rate)
+        if samples is None:
+            return whole_length(spec, frames, self.sample_rate)
         if not 0 < samples <= longest:
             raise InputError(
                 f"samples={samples} must be between 1 and {longest}: {frames} frames of {spec.hop_length} samples "

@@ -12,6 +12,41 @@ from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.solver_tools import DenoiserFn
 
 
+class BlockMaker(ABC):
+    """Makes the sound of a mel that is still coming, one block after the other.
+
+    Attributes
+    ----------
+    seconds : float
+        From the frame in the middle of which a sample lies to the last frame, at most, that it is made of.
+    """
+
+    seconds: float
+
+    @property
+    @abstractmethod
+    def span(self) -> tuple[int, int]:
+        """Frames of the mel, from and up to, that the next block is made of; neither number ever falls."""
+
+    @abstractmethod
+    def __call__(self, mel: Tensor, seeds: Sequence[int], samples: int | None = None) -> Tensor:
+        """Make the next block.
+
+        Parameters
+        ----------
+        mel : Tensor, shape (B, n_mels, frames)
+            The frames of :attr:`span`; at the end those of them that there are.
+        seeds : sequence of int
+            One per item.
+        samples : int, optional
+            At the end: length of the whole. All that is left is made.
+
+        Returns
+        -------
+        Tensor, shape (B, samples of the block)
+        """
+
+
 class VocoderModel(nn.Module, ABC):
     """A network with everything that makes it a vocoder: mel definition, sampling rate, sampler defaults.
 
@@ -78,3 +113,26 @@ class VocoderModel(nn.Module, ABC):
     @abstractmethod
     def count_blocks(self, spec: MelSpec, frames: int, steps: int) -> int:
         """Count the blocks that :meth:`blocks` yields for a mel of so many frames."""
+
+    @abstractmethod
+    def block_maker(
+        self,
+        spec: MelSpec,
+        *,
+        steps: int,
+        grid: Tensor,
+        sampler: str,
+        temperature: float,
+        lookahead: int,
+        block: int,
+    ) -> BlockMaker:
+        """Prepare for a mel of definition ``spec`` that comes piece by piece.
+
+        Blocks are ``block`` frames of the model long and hear ``lookahead`` frames beyond themselves; the rest
+        is as for :meth:`blocks`.
+
+        Raises
+        ------
+        InputError
+            The model cannot do so with such a mel.
+        """

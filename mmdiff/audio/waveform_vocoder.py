@@ -10,14 +10,16 @@ from torch import Tensor
 
 from mmdiff.audio.energy_prior import EnergyPrior
 from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.mel_check import describe
 from mmdiff.audio.mel_convert import convert
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.audio.sampling import item_generators
 from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.audio.waveform import RANGE, WaveformDiffusion
+from mmdiff.audio.waveform_stream import WaveformBlocks
 from mmdiff.diffusion.process import Prior
 from mmdiff.diffusion.schedules import Schedule
-from mmdiff.diffusion.solver_tools import DenoiserFn
+from mmdiff.diffusion.solver_tools import DenoiserFn, Generators
 from mmdiff.errors import InputError
 from mmdiff.registry import register
 
@@ -88,10 +90,11 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         self, mel: Tensor, spec: MelSpec, *, seeds: Sequence[int], samples: int
     ) -> tuple[DenoiserFn, Tensor]:
         """Denoiser of the waveform, over its prior's deviation, and its noise; see :class:`VocoderModel`."""
-        frames = mel.shape[-1]
-        denoise, prior = self.denoise_windows(frames, mel), self.noise_prior({"mel": mel})
-        noise = self.starting_noise(seeds, frames, self.mel.hop_length)
-        return denoise if prior is None else prior.whitened(denoise), noise
+        return self._denoise(mel)[0], self.starting_noise(seeds, mel.shape[-1], self.mel.hop_length)
+
+    def _denoise(self, mel: Tensor) -> tuple[DenoiserFn, Prior | None]:
+        denoise, prior = self.denoise_windows(mel.shape[-1], mel), self.noise_prior({"mel": mel})
+        return denoise if prior is None else prior.whitened(denoise), prior
 
     def blocks(
         self,
@@ -106,18 +109,45 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         temperature: float,
     ) -> Iterator[Tensor]:
         """Yield the waveform; see :class:`VocoderModel`. The state is the whole waveform."""
-        denoise, noise = self.start(mel, spec, seeds=seeds, samples=samples)
-        prior = self.noise_prior({"mel": mel})
+        noise = self.starting_noise(seeds, mel.shape[-1], self.mel.hop_length)
+        fresh = item_generators(seeds, noise.device)
+        wave = self.sample_window(mel, noise, fresh, grid=grid, sampler=sampler, temperature=temperature)
+        yield wave[:, :samples]
+
+    def sample_window(
+        self,
+        mel: Tensor,
+        noise: Tensor,
+        generator: Generators,
+        *,
+        grid: Tensor,
+        sampler: str,
+        temperature: float,
+    ) -> Tensor:
+        """Sample the waveform (B, frames * hop) of a mel of the model's own definition.
+
+        From :meth:`starting_noise`; the generator draws the fresh noise.
+        """
+        denoise, prior = self._denoise(mel)
         wave = self.run_sampler(
             _told_ahead(denoise, grid) if self.level_ahead else denoise,
             noise,
-            generator=item_generators(seeds, noise.device),
+            generator=generator,
             grid=grid,
             sampler=sampler,
             temperature=temperature,
             limit=RANGE[1] if prior is None else RANGE[1] / prior.std,
         )
-        yield (wave if prior is None else prior.unwhiten(wave))[:, 0, :samples]
+        return (wave if prior is None else prior.unwhiten(wave))[:, 0]
+
+    def block_maker(self, spec: MelSpec, *, steps: int, **options: Any) -> WaveformBlocks:
+        """Prepare for a mel that comes piece by piece; see :class:`VocoderModel`."""
+        if spec != self.mel:
+            raise InputError(
+                f"mel_spec must be {describe(self.mel)}, the model's own definition, in a stream: frames of another "
+                "cannot be converted before those after them have come; convert the whole with mel_convert.convert"
+            )
+        return WaveformBlocks(self, **options)
 
     def count_blocks(self, spec: MelSpec, frames: int, steps: int) -> int:
         """One: all steps are done before the first sample is known."""

@@ -22,8 +22,8 @@ DenoiserFn: TypeAlias = Callable[..., Tensor]
 Callback: TypeAlias = Callable[[int, int, float, Tensor, Tensor], None]
 """``callback(step, steps, t, x, x0)`` after each step: steps done, steps in all (0 when unknown), the time
 that x has reached, and the last estimate of the data."""
-Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | None
-"""The source of noise: one for the batch, one per item, or None for torch's own."""
+Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | Callable[[], Tensor] | None
+"""The source of noise: one for the batch, one per item, what is called for each draw, or None for torch's own."""
 Frame: TypeAlias = Literal["line", "noise"]
 
 _BLANK = 1e-12  # below this ratio of α to σ a level counts as pure noise
@@ -79,6 +79,7 @@ def draw_noise(shape: Sequence[int], like: Tensor, generator: Generators) -> Ten
     """Draw standard normal noise with the device and dtype of a tensor.
 
     With one generator per item, item n is drawn from generator n alone, so it does not depend on the batch.
+    What a callable draws must have the shape.
 
     Raises
     ------
@@ -88,6 +89,8 @@ def draw_noise(shape: Sequence[int], like: Tensor, generator: Generators) -> Ten
     kind: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
     if generator is None or isinstance(generator, torch.Generator):
         return torch.randn(tuple(shape), generator=generator, **kind)
+    if callable(generator):
+        return generator().to(like)
     if len(generator) != shape[0]:
         raise InputError(f"generator={len(generator)} generators must be one per item, here {shape[0]}")
     return torch.stack([torch.randn(tuple(shape[1:]), generator=g, **kind) for g in generator])

@@ -90,7 +90,7 @@ def test_windows_give_what_the_whole_gives(monkeypatch):
     mel = vocoder.mel(sound(16_000 * 13), 16_000)
     whole = vocoder(mel, steps=3)
     monkeypatch.setattr(windows, "WINDOW", 128)
-    blocks = list(vocoder.stream(mel, steps=3))
+    blocks = list(vocoder.blocks(mel, steps=3))
     assert len(blocks) == mel.shape[-1] // 128 == 6
     cut = torch.cat(blocks, -1)
     assert cut.shape == whole.shape
