@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mmdiff.errors import InputError
@@ -104,6 +104,70 @@ def credited_packages(folder: Path) -> set[str]:
     if not folder.is_dir() or not (folder / SUMS).is_file():
         return set()
     return {path.stem for path in (folder / LICENCES).glob("*.txt")}
+
+
+def build_folder(
+    folder: str | Path,
+    what: str,
+    tag: str,
+    sources: Mapping[str, str],
+    introduction: str,
+    write: Callable[[Path, Path], None],
+    debs: str | Path | None = None,
+    sections: Mapping[str, str] | None = None,
+) -> Path:
+    """Build a dataset folder out of packages, or return it as it is where an earlier call finished it.
+
+    Everything happens in a ``.partial`` folder beside the final one, which appears only when complete.
+
+    Parameters
+    ----------
+    folder : str | Path
+        Where the dataset goes.
+    what : str
+        What it holds, for messages.
+    tag : str
+        Tells partial folders of different content apart.
+    sources : mapping of str to str
+        Debian source package of each binary package.
+    introduction, sections
+        As for :func:`write_attribution`.
+    write : callable
+        ``write(unpacked, partial)`` makes the content, apart from attribution and sums; what an interrupted call
+        left in ``partial`` is there.
+    debs : str | Path, optional
+        Folder that holds the packages already.
+
+    Returns
+    -------
+    Path
+        The finished folder, absolute.
+
+    Raises
+    ------
+    InputError
+        The folder holds something else, or a package or a tool is missing.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if not is_vacant(folder):
+        if credited_packages(folder) == set(sources):
+            return folder
+        raise InputError(
+            f"folder={str(folder)!r} holds something other than {what}: name a folder that does not exist yet, or "
+            "remove this one"
+        )
+    partial = folder.with_name(f"{folder.name}.{tag}.partial")
+    unpacked, downloads = partial / ".unpacked", partial / ".debs"
+    unpacked.mkdir(parents=True, exist_ok=True)
+    packages: dict[str, Path] = {}
+    for name, source in sources.items():
+        packages |= get_packages([name], source, downloads, debs)
+    for name, package in packages.items():
+        run("dpkg-deb", "-x", str(package), str(unpacked), source=sources[name])
+    write(unpacked, partial)
+    write_attribution(partial, introduction, packages, unpacked, sections)
+    finish(partial, folder, [unpacked, downloads])
+    return folder
 
 
 def write_attribution(

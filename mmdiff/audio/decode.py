@@ -34,8 +34,9 @@ MAX_PER_BYTE = 1 << 16  # samples a byte can stand for; FLAC blocks of digital s
 BLOCK = 1 << 16  # frames decoded at a time
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,ogg,mp3,aac,flac,wav,w64,aiff,au,caf,avi,mpegts,mpeg,flv,asf,"
-    "g722,amr,ape,wv,tta,ac3,eac3"
+    "g722,gsm,amr,ape,wv,tta,ac3,eac3"
 )
+_HEADERLESS = {".g722": "g722", ".gsm": "gsm"}  # the name is all there is
 _UNKNOWN = "is in no known sound format, or damaged: use wav, flac, mp3, ogg, opus, m4a or a video with sound"
 _SEEKABLE = "mov"  # FFmpeg's family of containers whose time stamps count samples
 _STREAMED = 0x7FFF0000  # RIFF sizes from here on mean "unknown when the header was written"
@@ -89,8 +90,8 @@ def opened(path: PathLike) -> Iterator[Sound]:
 
 
 def _open(file: Path) -> Sound:
-    if file.suffix.lower() == ".g722":  # headerless: the name is all there is
-        return _FFmpegSound(file, "g722")
+    if headerless := _HEADERLESS.get(file.suffix.lower()):
+        return _FFmpegSound(file, headerless)
     if _is_cut_ogg(file):
         raise damaged(file, "the end of its Ogg stream is missing")
     with contextlib.suppress(*_SOUNDFILE_ERRORS):

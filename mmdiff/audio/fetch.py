@@ -63,22 +63,22 @@ def fetch_debian_speech(
     InputError
         A language is unknown, a package or a tool is missing, or the folder holds something else.
     """
-    folder = Path(folder).expanduser().absolute()
     languages = _check_languages(languages)
-    if _is_finished(folder, languages):
-        return folder
-    partial = folder.with_name(f"{folder.name}.{'-'.join(languages)}.partial")
-    unpacked, downloads = partial / ".unpacked", partial / ".debs"
-    unpacked.mkdir(parents=True, exist_ok=True)
-    packages = debian.get_packages([_package(name) for name in languages], SOURCE, downloads, debs)
-    for package in packages.values():
-        debian.run("dpkg-deb", "-x", str(package), str(unpacked), source=SOURCE)
-    seconds = _decode_all(unpacked / "usr/share/asterisk/sounds", partial, progress)
-    _write_split(partial, seconds)
-    covers = {_package(language): f"{language}-*" for language in languages}
-    debian.write_attribution(partial, INTRODUCTION, packages, unpacked, covers)
-    debian.finish(partial, folder, [unpacked, downloads])
-    return folder
+    sources = {_package(language): SOURCE for language in languages}
+
+    def write_clips(unpacked: Path, partial: Path) -> None:
+        _write_split(partial, _decode_all(unpacked / "usr/share/asterisk/sounds", partial, progress))
+
+    return debian.build_folder(
+        folder,
+        f"the speech of languages {', '.join(languages)}",
+        "-".join(languages),
+        sources,
+        INTRODUCTION,
+        write_clips,
+        debs,
+        {_package(language): f"{language}-*" for language in languages},
+    )
 
 
 def split_of(clips: dict[str, float]) -> dict[str, list[str]]:
@@ -118,17 +118,6 @@ def _check_languages(languages: Sequence[str]) -> tuple[str, ...]:
 
 def _package(language: str) -> str:
     return f"{SOURCE}-{language}-g722"
-
-
-def _is_finished(folder: Path, languages: tuple[str, ...]) -> bool:
-    if debian.is_vacant(folder):
-        return False
-    if debian.credited_packages(folder) == {_package(language) for language in languages}:
-        return True
-    raise InputError(
-        f"folder={str(folder)!r} holds something other than the speech of languages "
-        f"{', '.join(languages)}: name a folder that does not exist yet, or remove this one"
-    )
 
 
 def _decode_all(sounds: Path, out: Path, progress: bool) -> dict[str, float]:

@@ -91,28 +91,17 @@ def fetch_outside_speech(folder: str | Path, debs: str | Path | None = None, pro
     --------
     >>> folder = fetch_outside_speech("data/outside-16k")
     """
-    folder = Path(folder).expanduser().absolute()
-    if not debian.is_vacant(folder):
-        if debian.credited_packages(folder) == {PACKAGE}:
-            return folder
-        raise InputError(
-            f"folder={str(folder)!r} holds something other than the speech of {PACKAGE}: "
-            "name a folder that does not exist yet, or remove this one"
-        )
-    partial = folder.with_name(f"{folder.name}.{PACKAGE}.partial")
-    unpacked, downloads = partial / ".unpacked", partial / ".debs"
-    unpacked.mkdir(parents=True, exist_ok=True)
-    packages = debian.get_packages([PACKAGE], SOURCE, downloads, debs)
-    debian.run("dpkg-deb", "-x", str(packages[PACKAGE]), str(unpacked), source=SOURCE)
-    names = list(_write_utterances(unpacked / "usr/share/ktuberling/sounds", partial, progress))
-    if not names:
-        raise InputError(
-            f"{packages[PACKAGE].name} has no language with {FEWEST} usable recordings: try another version"
-        )
-    (partial / "test.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    debian.write_attribution(partial, INTRODUCTION, packages, unpacked)
-    debian.finish(partial, folder, [unpacked, downloads])
-    return folder
+
+    def write_all(unpacked: Path, partial: Path) -> None:
+        names = list(_write_utterances(unpacked / "usr/share/ktuberling/sounds", partial, progress))
+        if not names:
+            raise InputError(
+                f"{PACKAGE} has no language with {FEWEST} usable recordings: try another version"
+            )
+        (partial / "test.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+    what = f"the speech of {PACKAGE}"
+    return debian.build_folder(folder, what, PACKAGE, {PACKAGE: SOURCE}, INTRODUCTION, write_all, debs)
 
 
 def _write_utterances(sounds: Path, out: Path, progress: bool) -> Iterator[str]:

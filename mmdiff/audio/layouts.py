@@ -14,7 +14,7 @@ from mmdiff.media.manifests import TABLES, Record, existing, lines, records, tex
 from mmdiff.media.splits import apart, hold_out
 
 _ENDINGS = (
-    ".wav .flac .ogg .oga .opus .mp3 .m4a .aac .aiff .aif .au .caf .w64 .g722 .wma .ape .wv "
+    ".wav .flac .ogg .oga .opus .mp3 .m4a .aac .aiff .aif .au .caf .w64 .g722 .gsm .wma .ape .wv "
     ".mp4 .mkv .webm .mov .avi"
 )
 SUFFIXES = frozenset(_ENDINGS.split())
