@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdiff.errors import InputError
+from mmdiff.nn.pyramid import pyramid
 from mmdiff.registry import register
 from mmdiff.video.digits import DIGITS
 from mmdiff.video.metrics.clips import signed_values
@@ -39,10 +38,7 @@ class DigitJudge(nn.Module):
 
     def __init__(self, channels: tuple[int, ...] = (16, 32, 64, 96), width: int = 64) -> None:
         super().__init__()
-        layers: list[nn.Module] = [*_convolution(1, channels[0])]
-        for narrow, wide in itertools.pairwise(channels):
-            layers += [*_convolution(narrow, wide, stride=2), *_convolution(wide, wide)]
-        self.body = nn.Sequential(*layers)
+        self.body = pyramid(channels)
         self.hidden = nn.Linear(channels[-1], width)
         self.head = nn.Linear(width, len(DIGITS) + 1)
         count = 2 * width + 2 * self.COARSE**2 + 3
@@ -141,7 +137,3 @@ def mean_colours(frames: Tensor) -> Tensor:
     """RGB (N, 3) of the lit pixels of each frame (N, 3, H, W), scaled to a greatest channel of 1; 0 if none is lit."""
     total = ((light_of(frames) > LIT) * (frames + 1) / 2).sum((2, 3))
     return total / total.amax(1, keepdim=True).clamp_min(1e-6)
-
-
-def _convolution(narrow: int, wide: int, stride: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(narrow, wide, 3, stride, 1, bias=False), nn.GroupNorm(8, wide), nn.SiLU()]

@@ -14,6 +14,7 @@ from torch import nn
 
 from mmdiff.errors import InputError
 from mmdiff.hub import load_model
+from mmdiff.media.memory import nearest_items
 from mmdiff.video.judge import crossed_captions
 from mmdiff.video.judge_training import real_clips
 from mmdiff.video.metrics import (
@@ -39,7 +40,6 @@ from mmdiff.video.metrics import (
     torchvision_network,
     wilson,
 )
-from mmdiff.video.metrics.memory import nearest_clips
 
 BEST = {"psnr": math.inf, "ssim": 1.0}  # of the others, 0
 
@@ -300,7 +300,7 @@ def test_kernel_distance_is_its_definition() -> None:
 def test_kernel_distance_in_blocks_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = noise(50, 4), noise(33, 4, seed=1)
     whole = kernel_distance(x, y)
-    monkeypatch.setattr("mmdiff.video.metrics.distances._ROWS", 7)
+    monkeypatch.setattr("mmdiff.media.distances._ROWS", 7)
     assert kernel_distance(x, y) == pytest.approx(whole, rel=1e-12)
 
 
@@ -438,18 +438,18 @@ def test_half_copied_clips_are_counted() -> None:
     assert memorisation(mixed, training, held_out).duplicates.value == pytest.approx(0.5, abs=0.06)
 
 
-def test_nearest_clips_in_blocks_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmdiff.video.metrics.memory._ROWS", 7)
+def test_nearest_items_in_blocks_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmdiff.media.memory._ROWS", 7)
     rng = np.random.default_rng(0)
     clips, training = (rng.integers(0, 256, (n, 3, 2, 4, 4), dtype=np.uint8) for n in (20, 31))
     distances = np.sqrt(((clips[:, None].astype(float) - training[None]) ** 2).mean((2, 3, 4, 5)))
-    found, nearest = nearest_clips(torch.from_numpy(clips), torch.from_numpy(training))
+    found, nearest = nearest_items(torch.from_numpy(clips), torch.from_numpy(training))
     np.testing.assert_allclose(found.numpy(), distances.min(1), rtol=1e-10)
     np.testing.assert_array_equal(nearest.numpy(), distances.argmin(1))
 
 
 def test_memorisation_refuses_what_does_not_fit() -> None:
-    with pytest.raises(InputError, match="held_out has 50 clips and must have 100"):
+    with pytest.raises(InputError, match="held_out has 50 items and must have 100"):
         memorisation(noise(9, 4), noise(9, 4), noise(50, 4))
     with pytest.raises(InputError, match=r"generated of shape \(9, 3\)"):
         memorisation(noise(9, 3), noise(9, 4), noise(100, 4))

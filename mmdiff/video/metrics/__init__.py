@@ -15,31 +15,37 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from mmdiff.media.distances import FrechetDistance as FrechetDistance
+from mmdiff.media.distances import feature_distances as feature_distances
+from mmdiff.media.distances import frechet_distance as frechet_distance
+from mmdiff.media.distances import gaussian_frechet_distance as gaussian_frechet_distance
+from mmdiff.media.distances import kernel_distance as kernel_distance
 from mmdiff.media.estimates import Estimate as Estimate
 from mmdiff.media.estimates import wilson as wilson
+from mmdiff.media.inception import inception_score as inception_score
 from mmdiff.media.measures import Metric as Metric
 from mmdiff.media.measures import chosen
+from mmdiff.media.memory import Memorisation as Memorisation
+from mmdiff.media.memory import memorisation as memorisation
+from mmdiff.media.tables import Measure
 from mmdiff.video.metrics.coherence import centroid_steps as centroid_steps
 from mmdiff.video.metrics.coherence import dtssd as dtssd
 from mmdiff.video.metrics.coherence import flicker as flicker
 from mmdiff.video.metrics.coherence import flicker_error as flicker_error
 from mmdiff.video.metrics.coherence import frame_change as frame_change
-from mmdiff.video.metrics.distances import DISTANCES as DISTANCES
-from mmdiff.video.metrics.distances import FrechetDistance as FrechetDistance
-from mmdiff.video.metrics.distances import feature_distances as feature_distances
-from mmdiff.video.metrics.distances import frechet_distance as frechet_distance
-from mmdiff.video.metrics.distances import gaussian_frechet_distance as gaussian_frechet_distance
-from mmdiff.video.metrics.distances import kernel_distance as kernel_distance
 from mmdiff.video.metrics.features import FeatureNetwork as FeatureNetwork
 from mmdiff.video.metrics.features import clip_features as clip_features
 from mmdiff.video.metrics.features import torchscript_network as torchscript_network
 from mmdiff.video.metrics.features import torchvision_network as torchvision_network
-from mmdiff.video.metrics.inception import inception_score as inception_score
-from mmdiff.video.metrics.memory import Memorisation as Memorisation
-from mmdiff.video.metrics.memory import memorisation as memorisation
 from mmdiff.video.metrics.pictures import psnr as psnr
 from mmdiff.video.metrics.pictures import ssim as ssim
 
+DISTANCES = {
+    "frechet": Measure("Fréchet video distance, extrapolated to endless clips", higher_is_better=False),
+    "frechet_plug_in": Measure("Fréchet video distance as published, plug-in", higher_is_better=False),
+    "kernel": Measure("kernel video distance", higher_is_better=False),
+}
+"""What :func:`feature_distances` measures, of clips."""
 METRICS: dict[str, Metric] = {
     "psnr": Metric(psnr, "dB", True),
     "ssim": Metric(ssim, "", True),

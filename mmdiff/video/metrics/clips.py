@@ -1,4 +1,4 @@
-"""What measures of clips share: clips and samples that fit together."""
+"""What measures of clips share: clips that fit together."""
 
 from __future__ import annotations
 
@@ -36,15 +36,3 @@ def signed_values(video: Tensor, name: str = "video") -> Tensor:
             "find out where they come from"
         )
     return video.to(torch.promote_types(video.dtype, torch.float32)).clamp(-1, 1)
-
-
-def sample_rows(values: Tensor, name: str, least: int, why: str) -> Tensor:
-    """Samples (N, D) as float64 on the host, checked for number and finiteness."""
-    if values.ndim != 2 or 0 in values.shape:
-        raise InputError(f"{name} of shape {tuple(values.shape)} must be (samples, values)")
-    if len(values) < least:
-        raise InputError(f"{name} has {len(values)} samples and must have {least} at least: {why}")
-    rows = values.detach().to("cpu").double()  # in this order: some accelerators have no float64
-    if not rows.isfinite().all():
-        raise InputError(f"{name} must be finite: it has nan or inf; find out where they come from")
-    return rows

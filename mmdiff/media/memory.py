@@ -1,4 +1,4 @@
-"""Whether a model repeats its training clips: how near generated clips are to them, against unseen real clips."""
+"""Whether a model repeats what it was trained on: how near it generates to that, against unseen real items."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ _ROWS = 256  # samples on each side of a block of distances
 
 
 class Memorisation(NamedTuple):
-    """How near generated clips are to training clips."""
+    """How near generated items are to training items."""
 
     ratio: float
-    """Median distance of generated clips to the nearest training clip, over that of held-out clips; 1 = alike."""
+    """Median distance of generated items to the nearest training item, over that of held-out items; 1 = alike."""
     closer: float
-    """Probability that a generated clip is nearer to training than a held-out clip is; ½ = alike, 1 = copied."""
+    """Probability that a generated item is nearer to training than a held-out item is; ½ = alike, 1 = copied."""
     p_value: float
-    """Of ``closer``, if generated clips were no nearer (Mann-Whitney, one-sided; Meehan et al. 2020)."""
+    """Of ``closer``, if generated items were no nearer (Mann-Whitney, one-sided; Meehan et al. 2020)."""
     duplicates: Estimate
-    """Share of generated clips that are nearer to a training clip than nearly all held-out clips."""
+    """Share of generated items that are nearer to a training item than nearly all held-out items."""
     threshold: float
     """The distance that counts as nearer."""
     nearest: Tensor
-    """(generated,), index of each generated clip's nearest training clip, to look at them side by side."""
+    """(generated,), index of each generated item's nearest training item, to look at them side by side."""
     distances: Tensor
     """(generated,), root-mean-square distance to it."""
     held_out: int
     training: int
-    """Numbers of clips compared with."""
+    """Numbers of items compared with."""
 
 
 def memorisation(
     generated: Tensor, training: Tensor, held_out: Tensor, quantile: float = 0.01
 ) -> Memorisation:
-    """Compare distances to the nearest training clip, of generated clips and of real clips that training never saw.
+    """Compare distances to the nearest training item, of generated items and of real items that training never saw.
 
-    Give clips for distances in pixels, or their features (:func:`mmdiff.video.metrics.clip_features`), which see a
-    copy that was shifted or recoloured. Where training clips are rendered endlessly, take many of them; the answer
-    then is about these.
+    Give clips for distances in pixels, spectrograms of sounds, or features (:func:`mmdiff.video.metrics.clip_features`,
+    :meth:`mmdiff.audio.word_judge.WordJudge.features`), which see a copy that was shifted or
+    recoloured. Where training items are rendered endlessly, take many of them; the answer then is about these.
 
     Parameters
     ----------
     generated, training, held_out : Tensor, shape (N, ...)
-        Clips, all in [-1, 1] or all uint8, or features; alike but for their numbers.
+        Items, all in [-1, 1] or all uint8, or features; alike but for their numbers.
     quantile : float in (0, 1)
-        A generated clip counts as a near-duplicate when it is nearer to training than all but this share of the
-        held-out clips, of which there must be 1 / ``quantile`` at least; a model that copies nothing has about this
+        A generated item counts as a near-duplicate when it is nearer to training than all but this share of the
+        held-out items, of which there must be 1 / ``quantile`` at least; a model that copies nothing has about this
         share of them.
 
     Returns
@@ -61,13 +61,13 @@ def memorisation(
     Raises
     ------
     InputError
-        Shapes do not fit, values are not finite, or there are too few held-out clips.
+        Shapes do not fit, values are not finite, or there are too few held-out items.
     """
     if not 0 < quantile < 1:
         raise InputError(f"quantile={quantile} must lie between 0 and 1")
     _check(generated, training, held_out, least=round(1 / quantile))
-    made, nearest = nearest_clips(generated, training)
-    real, _ = nearest_clips(held_out, training)
+    made, nearest = nearest_items(generated, training)
+    real, _ = nearest_items(held_out, training)
     threshold = float(real.quantile(quantile))
     ratio = float(made.median() / real.median().clamp_min(torch.finfo(real.dtype).tiny))
     test = stats.mannwhitneyu(made.numpy(), real.numpy(), alternative="less")
@@ -78,12 +78,12 @@ def memorisation(
     )
 
 
-def nearest_clips(clips: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance to the nearest training clip, in blocks so that memory stays small.
+def nearest_items(items: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance to the nearest training item, in blocks so that memory stays small.
 
     Parameters
     ----------
-    clips : Tensor, shape (N, ...)
+    items : Tensor, shape (N, ...)
     training : Tensor, shape (M, ...)
 
     Returns
@@ -93,9 +93,9 @@ def nearest_clips(clips: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
     nearest : Tensor of int, shape (N,)
         Index of the nearest.
     """
-    found = [_nearest(_rows(block), training) for block in clips.split(_ROWS)]
+    found = [_nearest(_rows(block), training) for block in items.split(_ROWS)]
     distances, nearest = (torch.cat(column) for column in zip(*found, strict=True))
-    return distances / clips[0].numel() ** 0.5, nearest
+    return distances / items[0].numel() ** 0.5, nearest
 
 
 def _nearest(rows: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +126,6 @@ def _check(generated: Tensor, training: Tensor, held_out: Tensor, least: int) ->
             raise InputError(f"{name} must be finite: it has nan or inf; find out where they come from")
     if len(held_out) < least:
         raise InputError(
-            f"held_out has {len(held_out)} clips and must have {least} at least, to tell what is unusually "
+            f"held_out has {len(held_out)} items and must have {least} at least, to tell what is unusually "
             "near; give more, or a greater quantile"
         )

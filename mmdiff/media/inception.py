@@ -1,4 +1,4 @@
-"""Inception score: whether each clip is clearly something, and all of them are many things."""
+"""Inception score: whether each sound or clip is clearly something, and all of them are many things."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 from mmdiff.errors import InputError
 from mmdiff.media.estimates import Estimate
-from mmdiff.video.metrics.clips import sample_rows
+from mmdiff.media.rows import sample_rows
 
 
 def inception_score(probabilities: Tensor, splits: int = 10, seed: int = 0) -> Estimate:
-    """Inception score (Salimans et al. 2016): ``exp(mean KL(p(class | clip) ‖ p(class)))``.
+    """Inception score (Salimans et al. 2016): ``exp(mean KL(p(class | item) ‖ p(class)))``.
 
     The mean over random splits of the samples, with Student's interval of that mean. Each split estimates p(class)
     from its own samples, which makes the score too small where they are few: at least ten times as many samples in a
-    split as classes, and compare equal numbers only. A model that makes one clip of each class has the best score.
+    split as classes, and compare equal numbers only. A model that makes one item of each class has the best score.
 
     Parameters
     ----------
     probabilities : Tensor, shape (N, classes)
-        Of each clip, by any classifier; rows sum to 1.
+        Of each item, by any classifier; rows sum to 1.
     splits : int > 1
     seed : int
         Of the splits.

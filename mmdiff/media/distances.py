@@ -1,4 +1,4 @@
-"""Distances between distributions of clips, from samples of features: Fréchet and kernel video distance."""
+"""Distances between distributions of sounds or clips, from samples of features: Fréchet and kernel distance."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mmdiff.errors import InputError
 from mmdiff.media.estimates import NORMAL_95, Estimate
-from mmdiff.media.tables import Measure
-from mmdiff.video.metrics.clips import sample_rows
+from mmdiff.media.rows import sample_rows
 
 _SPLITS = 4  # pairs of random halves that the bias is estimated from
 _ROWS = 1024  # of the kernel matrix at a time
@@ -31,7 +30,8 @@ class FrechetDistance(NamedTuple):
 def frechet_distance(real: Tensor, generated: Tensor, seed: int = 0) -> FrechetDistance:
     """Fréchet distance of the Gaussians fitted to two samples of features.
 
-    With features of video networks it is the Fréchet video distance (Unterthiner et al. 2018; Heusel et al. 2017):
+    With features of video networks it is the Fréchet video distance (Unterthiner et al. 2018; Heusel et al. 2017), of
+    sounds the Fréchet audio distance (Kilgour et al. 2019):
     ``|μ₁ − μ₂|² + tr(C₁ + C₂ − 2 (C₁^½ C₂ C₁^½)^½)`` in float64, covariances with n - 1, nothing added to them. It is
     the square of a distance. This plug-in estimate, the one that is published, is too great, by about a constant over
     the number of samples: equal distributions do not have 0, and only values of equal numbers can be compared. How
@@ -132,14 +132,6 @@ def kernel_distance(real: Tensor, generated: Tensor) -> Estimate:
     return Estimate(float(value), float(value) - error, float(value) + error, m, n)
 
 
-DISTANCES = {
-    "frechet": Measure("Fréchet video distance, extrapolated to endless clips", higher_is_better=False),
-    "frechet_plug_in": Measure("Fréchet video distance as published, plug-in", higher_is_better=False),
-    "kernel": Measure("kernel video distance", higher_is_better=False),
-}
-"""What :func:`feature_distances` measures."""
-
-
 def feature_distances(real: Tensor, generated: Tensor) -> dict[str, Estimate]:
     """Distances between two samples of features, those that they are not too few for.
 
@@ -151,7 +143,7 @@ def feature_distances(real: Tensor, generated: Tensor) -> dict[str, Estimate]:
     Returns
     -------
     dict from str to Estimate
-        By the names of :data:`DISTANCES`: Fréchet distances where N and M are greater than D, the kernel distance
+        ``frechet``, extrapolated, and ``frechet_plug_in``, as published, where N and M are greater than D, ``kernel``
         where they are 3 at least.
     """
     found: dict[str, Estimate] = {}
@@ -171,10 +163,10 @@ def _two_samples(real: Tensor, generated: Tensor, least: int | None) -> tuple[Te
             "same feature network"
         )
     if least is not None:
-        why = "leaving one out must leave a pair; generate more clips"
+        why = "leaving one out must leave a pair; generate more"
         return sample_rows(real, "real", least, why), sample_rows(generated, "generated", least, why)
     why = (
-        "a covariance needs more samples than values; take more clips, a smaller feature network, or "
+        "a covariance needs more samples than values; take more, a smaller feature network, or "
         "kernel_distance, which needs no covariance"
     )
     needed = real.shape[-1] + 1
