@@ -3,6 +3,7 @@
 from mmdiff.training.checkpoint import load_weights
 from mmdiff.training.ema import EMA
 from mmdiff.training.log import Validation
+from mmdiff.training.optim import Part
 from mmdiff.training.trainer import Trainer
 
-__all__ = ["EMA", "Trainer", "Validation", "load_weights"]
+__all__ = ["EMA", "Part", "Trainer", "Validation", "load_weights"]

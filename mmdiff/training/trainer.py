@@ -6,7 +6,8 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -19,7 +20,7 @@ from mmdiff.training.ema import EMA, Profile
 from mmdiff.training.folder import RunFolder
 from mmdiff.training.log import RunLog, Validation
 from mmdiff.training.lr import LearningRate
-from mmdiff.training.optim import make_adamw
+from mmdiff.training.optim import Part, make_adamw
 from mmdiff.training.progress import Means, Reporter
 from mmdiff.training.settings import check_settings
 from mmdiff.training.signals import StopSignals
@@ -56,6 +57,9 @@ class Trainer:
         Updates over which the learning rate rises from 0.
     grad_clip : float > 0 or None
         Greatest norm of the gradient.
+    parts : mapping of str to Part, optional
+        Submodules of the task with a learning rate, betas and a clipped gradient of their own, such as a critic's;
+        see :mod:`mmdiff.training.adversarial`.
     accumulate : int > 0
         Micro-steps of one update; each sees ``batch_size / accumulate`` items.
     precision : {"no", "bf16", "fp16"}
@@ -127,6 +131,7 @@ class Trainer:
         lr_schedule: str = "cosine",
         warmup_steps: int = 0,
         grad_clip: float | None = 1.0,
+        parts: Mapping[str, Part] | None = None,
         accumulate: int = 1,
         precision: Literal["no", "bf16", "fp16"] = "no",
         ema: Sequence[Profile] = (0.999,),
@@ -149,6 +154,8 @@ class Trainer:
             "grad_clip": grad_clip, "accumulate": accumulate, "precision": precision, "ema": tuple(ema),
             "seed": seed,
         }  # fmt: skip
+        if parts:  # runs from before there were parts have no such setting
+            settings["parts"] = {name: asdict(part) for name, part in parts.items()}
         self.accelerator = make_accelerator(device, precision)
         settings["processes"] = self.accelerator.num_processes
         check_settings(settings)
@@ -160,9 +167,13 @@ class Trainer:
         self._learning_rate = LearningRate(learning_rate, lr_schedule, warmup_steps, steps)
         self.task = task.to(self.accelerator.device)
         self.ema = EMA(self.task, ema)
-        optimizer = make_adamw(self.task, learning_rate=learning_rate, betas=betas, weight_decay=weight_decay)
-        parts = (self.task, optimizer, self.ema, self.accelerator)
-        self._updater = Updater(*parts, accumulate=accumulate, grad_clip=grad_clip, seed=seed)
+        optimizer = make_adamw(
+            self.task, learning_rate=learning_rate, betas=betas, weight_decay=weight_decay, parts=parts
+        )
+        self._updater = Updater(
+            self.task, optimizer, self.ema, self.accelerator,
+            accumulate=accumulate, grad_clip=grad_clip, parts=parts, seed=seed,
+        )  # fmt: skip
         self._folder = RunFolder(
             self.run_dir, self.task, self.ema, self._updater, settings=self.settings, keep=keep, best=best
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmdiff.errors import InputError, RecipeError
 from mmdiff.training.data import step_seed
 from mmdiff.training.ema import EMA
+from mmdiff.training.optim import Part, split_parameters
 
 
 def make_accelerator(device: str | None, precision: str) -> Accelerator:
@@ -78,7 +79,9 @@ class Updater:
     accumulate : int > 0
         Micro-steps of one update.
     grad_clip : float > 0 or None
-        Greatest norm of the gradient.
+        Greatest norm of the gradient, without the parts'.
+    parts : mapping of str to Part
+        Submodules that the optimizer trains otherwise; see :func:`make_adamw`.
     seed : int
         Of noise and dropout.
 
@@ -98,12 +101,15 @@ class Updater:
         accumulate: int,
         grad_clip: float | None,
         seed: int,
+        parts: Mapping[str, Part] | None = None,
     ) -> None:
         self._task, self._ema, self._accelerator = task, ema, accelerator
         self._model, self._optimizer = accelerator.prepare(task, optimizer)
-        self._trained = [p for p in task.parameters() if p.requires_grad]
+        parts = parts or {}
+        self._trained = split_parameters(task, parts)
+        clips = {"": grad_clip, **{name: part.grad_clip for name, part in parts.items()}}
+        self._limits = {name: math.inf if clip is None else clip for name, clip in clips.items()}
         self._accumulate, self._seed = accumulate, seed
-        self._limit = math.inf if grad_clip is None else grad_clip
         self.bad, self.skipped = 0, 0
 
     def __call__(
@@ -125,7 +131,7 @@ class Updater:
         -------
         totals : dict of str to Tensor
             The task's outputs, averaged over micro-steps (the loss over processes too), and ``grad_norm``
-            before clipping; empty if skipped.
+            before clipping, a part's as ``grad_norm_{name}``; empty if skipped.
         bad : dict of str to float
             ``loss`` and ``grad_norm`` if skipped, else empty.
         stop : bool
@@ -136,11 +142,11 @@ class Updater:
             for name, value in self._micro_step(step, micro, next(batches)).items():
                 part = value.detach().float().mean() / self._accumulate
                 totals[name] = totals[name] + part if name in totals else part
-        norm = self._accelerator.clip_grad_norm_(self._trained, self._limit)
-        assert isinstance(norm, Tensor)
-        totals["grad_norm"] = norm.float()
+        norms = self._clip()
+        totals.update(norms)
+        norm = torch.stack(list(norms.values())).sum()
         # One transfer for everything that decides how to go on, summed so that all processes decide alike.
-        decisive = torch.stack([totals["loss"], norm.float(), torch.full_like(totals["loss"], float(stop))])
+        decisive = torch.stack([totals["loss"], norm, torch.full_like(totals["loss"], float(stop))])
         shared = self._accelerator.reduce(decisive, "sum")
         loss, norm_sum, stops = shared.tolist()
         totals["loss"] = shared[0] / self._accelerator.num_processes
@@ -168,9 +174,20 @@ class Updater:
             self._accelerator.backward(outputs["loss"] / self._accumulate)
         return outputs
 
+    def _clip(self) -> dict[str, Tensor]:
+        """Shorten gradients that are too long, each part's by itself; their norms before."""
+        norms = {}
+        for name, trained in self._trained.items():
+            # Accelerate's also undoes the scaling of losses under fp16, which must happen once
+            clip = torch.nn.utils.clip_grad_norm_ if name else self._accelerator.clip_grad_norm_
+            norm = clip(trained, self._limits[name])
+            assert isinstance(norm, Tensor)
+            norms[f"grad_norm_{name}" if name else "grad_norm"] = norm.float()
+        return norms
+
     def _apply(self, learning_rate: float) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("rate", 1.0)
         self._optimizer.step()
         self._ema.update(self._task)
         self.bad = 0
