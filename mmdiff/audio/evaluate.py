@@ -16,6 +16,7 @@ from mmdiff.audio.baselines import griffin_lim_at_rate, without_network
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.metrics import METRICS, evaluate, log_spectral_distance
 from mmdiff.audio.spectral import SpectralVocoder
+from mmdiff.audio.stream import BLOCK, VocoderStream
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.devices import threads
 from mmdiff.errors import InputError
@@ -35,6 +36,8 @@ class System(NamedTuple):
     synthesise: Callable[[Tensor, int, int], Tensor]
     """``(mel (n_mels, frames), samples, seed) -> (samples,)``."""
     stochastic: bool
+    stream: VocoderStream | None = None
+    """One as it makes of frames that come one by one."""
 
 
 def sound_measures(names: Sequence[str] = MEASURES) -> dict[str, Measure]:
@@ -46,10 +49,13 @@ def vocoder_measures(names: Sequence[str] = MEASURES) -> dict[str, Measure]:
     """What a vocoder's score says: ``steps``, measures of sound, ``real_time_factor`` and ``diversity``.
 
     The real-time factor is in seconds of computation, on one thread, per second of sound; diversity the
-    log-spectral distance between the sounds of two seeds.
+    log-spectral distance between the sounds of two seeds. Of streams also ``latency``, how long a sample waits for
+    frames after its own, and ``block_time``, how long computing a block takes on top.
     """
     return {
         "steps": Measure("evaluations"),
+        "latency": Measure("latency", "ms", False, 0),
+        "block_time": Measure("a block's computing", "ms", False, 0),
         **sound_measures(names),
         "real_time_factor": Measure("RTF", "", False, 3),
         "diversity": Measure("diversity", "dB", None, 3),
@@ -65,6 +71,8 @@ def evaluate_vocoder(
     seeds: Sequence[int] = (0, 1),
     measures: Sequence[str] = MEASURES,
     baselines: bool = True,
+    lookaheads: Sequence[int] = (),
+    block: int = BLOCK,
     name: str = "model",
     progress: bool = True,
 ) -> list[Score]:
@@ -87,6 +95,11 @@ def evaluate_vocoder(
         Keys of :data:`mmdiff.audio.metrics.METRICS`.
     baselines : bool
         Also measure Griffin-Lim from the same mel, the pipeline without its network, and zero noise.
+    lookaheads : sequence of int
+        Also measure :meth:`Vocoder.stream` with each of these, at the model's number of evaluations; it is given a
+        block's frames at a time.
+    block : int
+        Of the streams.
     name : str
         What to call the model.
     progress : bool
@@ -97,7 +110,7 @@ def evaluate_vocoder(
     list of Score
         Of :func:`vocoder_measures`, about ``steps`` (network evaluations), ``files``, ``seeds`` and ``spread`` (the
         standard deviation, between seeds, of each mean over files), with ``per_file`` measures as details. Baselines
-        first, then the model by steps.
+        first, then the model by steps, then streams.
 
     Raises
     ------
@@ -108,6 +121,7 @@ def evaluate_vocoder(
         raise InputError(f"files={len(files)} and seeds={len(seeds)}: there must be at least one of each")
     spec = mel_spec or voc.mel_spec
     systems = [*(_baselines(voc, spec) if baselines else ()), *(_at(voc, spec, n, name) for n in steps)]
+    systems += [_streamed(voc, spec, lookahead, block, name) for lookahead in lookaheads]
     tallies = [_Tally(system, seeds if system.stochastic else seeds[:1], measures) for system in systems]
     with threads(1), torch.inference_mode():
         for number, path in enumerate(track(files, "evaluating", show=progress)):
@@ -134,6 +148,18 @@ def _at(voc: Vocoder, spec: MelSpec, steps: int | None, name: str, temperature: 
 
     used = steps or int(voc.model.default_steps)
     return System(name, used, synthesise, temperature > 0)
+
+
+def _streamed(voc: Vocoder, spec: MelSpec, lookahead: int, block: int, name: str) -> System:
+    def stream(seed: int, mel: Tensor | None = None) -> VocoderStream:
+        frames = None if mel is None else mel[None].split(block, -1)
+        return voc.stream(frames, lookahead=lookahead, block=block, mel_spec=spec, seed=seed)
+
+    def synthesise(mel: Tensor, samples: int, seed: int) -> Tensor:
+        return torch.cat(list(stream(seed, mel)), -1)[0, :samples]
+
+    used = int(voc.model.default_steps)
+    return System(f"{name}, look-ahead {lookahead}, block {block}", used, synthesise, True, stream(0))
 
 
 def _baselines(voc: Vocoder, spec: MelSpec) -> Iterator[System]:
@@ -181,11 +207,15 @@ class _Tally:
         spread = np.nanmean(table, axis=0).std(0, ddof=1) if len(self.seeds) > 1 else ()
         means = [mean_estimate(column) for column in torch.from_numpy(table.mean(1)).unbind(1)]
         measures = dict(zip(self.measures, means, strict=True))
-        measures["real_time_factor"] = Estimate(self.elapsed / self.seconds, samples=len(self.values))
+        speed, system = self.elapsed / self.seconds, self.system
+        measures["real_time_factor"] = Estimate(speed, samples=len(self.values))
+        if system.stream:
+            measures["latency"] = Estimate(1000 * system.stream.latency.seconds)
+            measures["block_time"] = Estimate(1000 * system.stream.block_seconds * speed)
         if self.distances:
             measures["diversity"] = mean_estimate(torch.tensor(self.distances))
         about = {
-            "steps": self.system.steps,
+            "steps": system.steps,
             "files": len(self.values),
             "seeds": len(self.seeds),
             "spread": dict(zip(self.measures, map(float, spread), strict=False)),
@@ -193,7 +223,7 @@ class _Tally:
         per_file = {
             file: dict(zip(self.measures, map(float, row), strict=True)) for file, row in by_file.items()
         }
-        return Score(self.system.name, measures, about, {"per_file": per_file})
+        return Score(system.name, measures, about, {"per_file": per_file})
 
 
 def evaluate_files(

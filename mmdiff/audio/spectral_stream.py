@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from mmdiff.audio.spectral import SpectralVocoder
 
 PAST = 12
-"""Frames before a block that the networks hear again: more were not found to help."""
+"""Frames before those to be made that the networks hear again: more were not found to help."""
+SETTLED = 1
+"""Frames after a block that become final with it, since they sound in it: the next one sounds there hardly."""
 
 
 @dataclass
@@ -60,41 +62,40 @@ class SpectralBlocks(BlockMaker):
     ) -> None:
         self.model, self.spec, self.steps, self.grid, self.sampler = model, spec, steps, grid, sampler
         self.temperature, self.lookahead, self.block = temperature, lookahead, block
-        self.seconds = (block + lookahead - 1) * model.stft.hop_length / model.stft.sample_rate
-        self.seconds += delay_frames(spec, model.stft) * spec.hop_seconds
-        self._done = 0
+        frame_seconds = model.stft.hop_length / model.stft.sample_rate
+        self.block_seconds = block * frame_seconds
+        self.delay = (block + lookahead - 1) * frame_seconds
+        self.delay += delay_frames(spec, model.stft) * spec.hop_seconds
+        self._given, self._settled = 0, 0  # frames given out, frames whose spectrum is final
         self._past: _Frames | None = None
         self._ahead = grid.new_zeros(0)  # phasors that were found for frames not yet given out
 
     @property
     def span(self) -> tuple[int, int]:
         """Frames of the mel, from and up to, that the next block is made of."""
-        last = self._done + self.block + self.lookahead
+        last = self._given + self.block + self.lookahead
         return frames_for(self.spec, self.model.stft, self._low, last)
 
     @property
     def _low(self) -> int:
-        return self._done - (0 if self._past is None else self._past.magnitude.shape[1])
+        return self._settled - (0 if self._past is None else self._past.magnitude.shape[1])
 
     def __call__(self, mel: Tensor, seeds: Sequence[int], samples: int | None = None) -> Tensor:
         """Make the next block, or all that is left; see :class:`BlockMaker`."""
-        stft, first = self.model.stft, self._done
-        low, hop = self._low, stft.hop_length
+        stft, low = self.model.stft, self._low
+        hop, first, last = stft.hop_length, self._given, self._given + self.block
         if samples is None:
-            last = first + self.block
             high, end = last + self.lookahead, last * hop
             length = (high - 1 - low) * hop
         else:
-            last = high = stft.frames(samples)
-            end, length = samples, samples - low * hop
+            high, end, length = stft.frames(samples), samples, samples - low * hop
         if end <= first * hop:
             return mel.new_zeros(len(mel), 0)
         frames = self._frames(mel, seeds, low, high, length)
-        wave = stft.inverse(frames.final, length)[:, (first - low) * hop : end - low * hop]
-        self._ahead = frames.found[:, last - low :].sgn()
-        self._past = frames.part(max(0, last - low - PAST), last - low)
-        self._done = last
-        return wave
+        self._given, self._settled = last, last + SETTLED
+        known = self._settled - low
+        self._past, self._ahead = frames.part(max(0, known - PAST), known), frames.found[:, known:].sgn()
+        return stft.inverse(frames.final, length)[:, (first - low) * hop : end - low * hop]
 
     def _frames(self, mel: Tensor, seeds: Sequence[int], low: int, high: int, length: int) -> _Frames:
         """All that is known of the frames ``low`` … ``high - 1``, of which the past is not changed."""

@@ -15,8 +15,8 @@ from mmdiff.audio.sampling import item_seeds
 from mmdiff.audio.vocoder_model import BlockMaker, VocoderModel
 from mmdiff.errors import InputError
 
-LOOKAHEAD, BLOCK = 6, 4
-"""Frames by default: at 16 ms a frame, samples come 144 ms after the frame in whose middle they lie."""
+LOOKAHEAD, BLOCK = 4, 4
+"""Frames by default: at 16 ms a frame, samples come 112 ms after the frame in whose middle they lie."""
 
 
 class Latency(NamedTuple):
@@ -50,7 +50,9 @@ class VocoderStream:
     sample_rate : int, Hz
         Of the sound.
     latency : Latency
-        Between frames and samples; what computing takes comes on top.
+        Between frames and samples; what computing a block takes comes on top.
+    block_seconds : float
+        Length of a block: what is given out together.
     notes : list of str
         What was done to frames to make them fit.
     """
@@ -64,7 +66,7 @@ class VocoderStream:
         chunks: Iterable[Tensor] | None = None,
     ) -> None:
         self.sample_rate, self.notes = model.sample_rate, list[str]()
-        seconds = maker.seconds
+        seconds, self.block_seconds = maker.delay, maker.block_seconds
         frames = math.ceil(seconds / spec.hop_seconds - 1e-6)
         self.latency = Latency(frames, round(seconds * model.sample_rate), seconds)
         self._model, self._maker, self._spec, self._seed, self._chunks = model, maker, spec, seed, chunks

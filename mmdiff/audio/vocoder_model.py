@@ -17,11 +17,14 @@ class BlockMaker(ABC):
 
     Attributes
     ----------
-    seconds : float
+    delay : float, seconds
         From the frame in the middle of which a sample lies to the last frame, at most, that it is made of.
+    block_seconds : float
+        Length of a block.
     """
 
-    seconds: float
+    delay: float
+    block_seconds: float
 
     @property
     @abstractmethod

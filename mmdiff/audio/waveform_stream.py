@@ -34,7 +34,8 @@ class WaveformBlocks(BlockMaker):
     ) -> None:
         self.model, self.grid, self.sampler, self.temperature = model, grid, sampler, temperature
         self.lookahead, self.block = lookahead, block
-        self.seconds = (block + lookahead - 1) * model.mel.hop_seconds
+        self.block_seconds = block * model.mel.hop_seconds
+        self.delay = (block + lookahead - 1) * model.mel.hop_seconds
         self._done = 0
         self._ahead: Tensor | None = None  # the window before's idea of the first frame to come
 

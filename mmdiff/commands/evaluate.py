@@ -22,6 +22,8 @@ def evaluate(
     measures: list[str] = [],  # noqa: B006
     limit: int | None = None,
     no_baselines: bool = False,
+    lookaheads: list[int] = [],  # noqa: B006
+    block: int | None = None,
     captions: Literal["crossed", "held-out", "none"] | None = None,
     num: int | None = None,
     seed: int | None = None,
@@ -69,6 +71,11 @@ def evaluate(
         8 with --edits).
     no_baselines : bool
         Vocoders: leave out what needs no model.
+    lookaheads : list of int, optional
+        Vocoders: also make the sound as Vocoder.stream does of frames that come one by one, hearing so many beyond
+        what is given out; the table then has the latency and the time that computing a block takes.
+    block : int, optional
+        Vocoders: frames given out together with --lookaheads. Default: 4.
     captions : str, optional
         Moving digits: "crossed", all 300 (default), or "held-out", the 30 that training leaves out. With --edits
         the model is told nothing unless one of them is given; of a folder's captions it is told unless this is
@@ -100,6 +107,7 @@ def evaluate(
     --------
     mmdiff evaluate recordings/ --limit 20
     mmdiff evaluate data/speech-16k --split test --mel-presets all -o results.json
+    mmdiff evaluate recordings/ --steps 2 --lookaheads 2 4 8 16 --no-baselines
     mmdiff evaluate recordings/ recordings.vocoded/ --measures pesq stoi f0_error
     mmdiff evaluate --model clips-32 -o results.md
     mmdiff evaluate --model clips-32 --captions held-out --steps 10 20 -o results.json
@@ -112,6 +120,8 @@ def evaluate(
         "seeds": seeds,
         "measures": measures,
         "no_baselines": no_baselines,
+        "lookaheads": lookaheads,
+        "block": block,
     }
     for_clips: dict[str, Any] = {
         "captions": captions,

@@ -30,6 +30,8 @@ class SoundOptions:
     measures: list[str]
     limit: int | None
     no_baselines: bool
+    lookaheads: Sequence[int]
+    block: int | None
     out: str | None
     json: bool
 
@@ -39,6 +41,10 @@ def evaluate_recordings(voc: Vocoder, options: SoundOptions) -> int:
     steps, seeds = options.steps or _STEPS, 2 if options.seeds is None else options.seeds
     if seeds < 1 or min(steps) < 1 or (options.limit is not None and options.limit < 1):
         raise InputError(f"seeds={seeds}, steps={list(steps)} and limit={options.limit} must be positive")
+    if options.block is not None and not options.lookaheads:
+        raise InputError(
+            f"block={options.block} must come with lookaheads: whole files are not made in blocks"
+        )
     measures = _checked(options.measures)
     from mmdiff.audio.evaluate import evaluate_vocoder, vocoder_measures
     from mmdiff.audio.layouts import pick_recordings
@@ -50,7 +56,11 @@ def evaluate_recordings(voc: Vocoder, options: SoundOptions) -> int:
     specs = {name: preset(name) for name in names}
     title = Path(options.model).name
     shared: dict[str, Any] = {"seeds": range(seeds), "measures": measures}
-    scores = evaluate_vocoder(voc, files, steps, baselines=not options.no_baselines, name=title, **shared)
+    streams: dict[str, Any] = {"lookaheads": options.lookaheads}
+    if options.block is not None:
+        streams["block"] = options.block
+    baselines = not options.no_baselines
+    scores = evaluate_vocoder(voc, files, steps, baselines=baselines, name=title, **streams, **shared)
     default = [int(voc.model.default_steps)]
     for name, spec in specs.items():
         label = f"{title}, mel {name}"
