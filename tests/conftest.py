@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -66,3 +67,15 @@ def mmdiff_process():
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Let what is compared for speed answer here: processes of its own take seconds to load PyTorch."""
+    from mmdiff.bench import race, worker
+
+    @contextlib.contextmanager
+    def answering(contender, threads):
+        yield worker.Answering(worker.load(contender.file))
+
+    monkeypatch.setattr(race, "_worker", answering)

@@ -27,7 +27,7 @@ LAYERS = (
     {"latent"},
     {"bulk"},
     {"hub"},
-    {"app", "convert", "recipes"},
+    {"app", "bench", "convert", "recipes"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -28,7 +28,8 @@ SURFACE = {
     "--no-baselines --captions --num --seed --sampler --guidance --features --edits --device --dtype --out --json",
     "search": "MODEL --data --split --steps --out --measure --sampler --limit --seconds --evaluations --seed --plot "
     "--device --dtype --json",
-    "bench": "WHAT --size --frames --dim --batch --repeats --threads --dtype --json",
+    "bench": "WHAT --audio --limit --seconds --only --env --plot --size --frames --dim --batch --repeats --threads "
+    "--dtype --out --json",
     "convert": "FILE --out --weights --size --frames --fps --groups --dynamic-threshold --mel --sample-rate "
     "--factors --dilations --betas --energy-min --energy-max --to --half --json",
     "info": "--json",

@@ -2,86 +2,144 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from mmdiff.commands.report import say, say_json
-from mmdiff.media.tables import markdown_table
-
-if TYPE_CHECKING:
-    from mmdiff.video.bench import Row
+from mmdiff.commands.report import check_report, failed, refuse_options, remark, report
+from mmdiff.errors import InputError
 
 
 def bench(
-    what: Literal["video"],
+    what: Literal["video", "vocoder"],
     *,
-    size: int = 32,
-    frames: int = 8,
-    dim: int = 32,
-    batch: int = 2,
-    repeats: int = 5,
+    audio: str | None = None,
+    limit: int | None = None,
+    seconds: float | None = None,
+    only: list[Literal["wavegrad", "diffwave", "vocoder-16k", "vocos", "griffin-lim"]] = [],  # noqa: B006, read only
+    env: str | None = None,
+    plot: str | None = None,
+    size: int | None = None,
+    frames: int | None = None,
+    dim: int | None = None,
+    batch: int | None = None,
+    repeats: int | None = None,
     threads: int | None = None,
-    dtype: list[Literal["float32", "bfloat16"]] = ["float32", "bfloat16"],  # noqa: B006, read only
+    dtype: list[Literal["float32", "bfloat16"]] = ["float32", "bfloat16"],  # noqa: B006
+    out: str | None = None,
     json: bool = False,
-) -> None:
-    """Measure speed and peak memory beside the public implementation, with the same weights.
+) -> int:
+    """Measure speed and peak memory beside other implementations, on the CPU.
 
-    "video" compares the factorised space-time U-Net with that of video-diffusion-pytorch, which must be
-    installed. Both run in turn, so that whatever else the machine does meets both; the ratio is the median
-    over pairs. A training step is forward, loss and backward. Peak memory is what one run adds to weights and
-    libraries, each measured in a process of its own.
+    Each system has a process of its own, and they compute in turn, A B C A B C, so that whatever else the machine
+    does meets all of them; times and ratios are medians, with 95 % intervals of the ratios. A training step includes
+    loss and gradients. Peak memory is what one run adds to weights and libraries.
+
+    "vocoder" compares our WaveGrad and DiffWave with the packages by LMNT at the same sizes, steps and random
+    weights' kind, and vocoder-16k with them, with the network of Vocos, and with Griffin-Lim by torchaudio and
+    librosa. The packages are installed from PyPI into an environment of their own; what cannot be installed is left
+    out. vocoder-16k and Griffin-Lim are measured for quality too, given recordings.
+
+    "video" compares the factorised space-time U-Net with that of video-diffusion-pytorch, which must be installed,
+    with the same weights.
 
     Parameters
     ----------
     what : str
-        video.
-    size : int
-        Height and width in pixels, a multiple of 8.
-    frames : int
-        Of each clip.
-    dim : int
-        Base channels of the network.
-    batch : int
-        Clips at once.
-    repeats : int
-        Pairs of runs.
+        video or vocoder.
+    audio : str, optional
+        Vocoders: recordings, a file, a folder, or a manifest. Times are of the first, quality is measured on all.
+        Default: a synthetic tone, and no quality.
+    limit : int, optional
+        Vocoders: use only so many recordings, evenly spaced in the list.
+    seconds : float, optional
+        Vocoders: of each recording, from its beginning. Default: 1.
+    only : list of str, optional
+        Vocoders: measure these families alone; ratios need both sides of one.
+    env : str, optional
+        Vocoders: folder of the environment for the packages, made if it does not exist. Default: in the user's
+        cache folder.
+    plot : str, optional
+        Vocoders: PNG file for a picture of quality against real-time factor.
+    size : int, optional
+        Video: height and width in pixels, a multiple of 8. Default: 32.
+    frames : int, optional
+        Video: of each clip. Default: 8.
+    dim : int, optional
+        Video: base channels of the network. Default: 32.
+    batch : int, optional
+        Clips at once, by default 2; vocoders: crops of a training step, by default 1.
+    repeats : int, optional
+        Runs of each system, after a first one that does not count. Default: 5; 3 for vocoders.
     threads : int, optional
         Processor threads. Default: as many as PyTorch takes.
     dtype : list of str
-        Of the matrix products.
+        Of our networks' matrix products, and of the other one's for video.
+    out : str, optional
+        File for the results: .json for all numbers, or .md for the table.
     json : bool
-        Print one JSON object per row instead of a table.
+        Print one JSON object for each system and kind of work instead of a table.
 
     Examples
     --------
+    mmdiff bench vocoder
+    mmdiff bench vocoder --audio examples/speech.flac --seconds 2 --plot bench.png -o bench.md
+    mmdiff bench vocoder --only wavegrad diffwave --threads 1 --repeats 5 -o bench.json
     mmdiff bench video
     mmdiff bench video --size 64 --frames 16 --dim 64 --batch 1 --repeats 3 --dtype float32
     """
-    from mmdiff.video.bench import Workload
-    from mmdiff.video.bench import bench as measure
+    check_report(out)
+    of_clips = {"size": size, "frames": frames, "dim": dim}
+    of_sound = {"audio": audio, "limit": limit, "seconds": seconds, "only": only, "env": env, "plot": plot}
+    repeated: dict[str, Any] = {"progress": not json, **_given(repeats=repeats)}
+    dtypes = list(dict.fromkeys(dtype))
+    if what == "video":
+        from mmdiff.bench.clips import ClipLoad, bench_clips
 
-    load = Workload(size, frames, dim, batch, threads)
-    rows = measure(load, dtypes=list(dtype), repeats=repeats, progress=not json)
-    if json:
-        for row in rows:
-            say_json({**asdict(row), **asdict(load)})
-    else:
-        say(_table(rows))
+        refuse_options(of_sound, "vocoders")
+        clips = ClipLoad(**_given(**of_clips, batch=batch, threads=threads))
+        report(bench_clips(clips, dtypes=dtypes, **repeated), out, json)
+        return 0
+    from mmdiff.bench.vocoders import VocoderLoad, bench_vocoders
 
-
-def _table(rows: list[Row]) -> str:
-    sides = list(rows[0].seconds)
-    header = ["", *(f"{side}, s" for side in sides), "times as fast", *(f"{s}, MB" for s in sides), "memory"]
-    return markdown_table(
-        header,
-        [
-            [
-                f"{row.mode}, {row.dtype}",
-                *(f"{row.seconds[side]:.3f}" for side in sides),
-                f"{row.speed_ratio:.2f}",
-                *(f"{row.megabytes[side]:.0f}" for side in sides),
-                f"{row.memory_ratio:.2f}",
-            ]
-            for row in rows
-        ],
+    refuse_options(of_clips, "video")
+    load = VocoderLoad(
+        dtypes=dtypes, **_given(seconds=seconds, batch=batch, threads=threads, families=only or None)
     )
+    files = _recordings(audio, limit, plot)
+    peers = _peers(env) if {"wavegrad", "diffwave", "vocos"} & set(load.families) else ""
+    table, failures = bench_vocoders(load, files, peers=peers or None, **repeated)
+    report(table, out, json)
+    for name, reason in failures.items():
+        failed(f"{name}: {reason}")
+    if plot is not None:
+        from mmdiff.bench.plot import plot_quality
+
+        remark(f"picture in {plot_quality(plot, table)}")
+    return 1 if failures or peers is None else 0
+
+
+def _recordings(audio: str | None, limit: int | None, plot: str | None) -> list[Path]:
+    from mmdiff.audio.layouts import pick_recordings
+
+    if plot is not None and (audio is None or Path(plot).suffix.lower() != ".png"):
+        raise InputError(f"plot={plot!r} must end in .png, and needs recordings: --audio")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit={limit} must be positive")
+    return [] if audio is None else pick_recordings(audio, None, limit)
+
+
+def _peers(env: str | None) -> str | None:
+    """Interpreter that has the packages; None, with a remark, where they cannot be had."""
+    from mmdiff.bench.environment import default_folder, peers_python
+    from mmdiff.bench.vocoders import PACKAGES
+
+    try:
+        return peers_python(Path(env).expanduser() if env else default_folder(), PACKAGES)
+    except InputError as error:
+        failed(f"{error}; rows of other people's packages are left out")
+        return None
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Options that the user has given; the others have their defaults where they are used."""
+    return {name: value for name, value in options.items() if value is not None}

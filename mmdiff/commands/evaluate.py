@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import mmdiff
-from mmdiff.commands.report import check_report
+from mmdiff.commands.report import check_report, refuse_options
 from mmdiff.errors import InputError
 
 
@@ -144,7 +143,7 @@ def evaluate(
             **for_clips,
             "measures": None,
         }
-        _refuse(for_models, "models, and these are sound files")
+        refuse_options(for_models, "models, and these are sound files")
         evaluate_sound_files(reference, estimate, measures, out, json)
         return 0
     pipeline = mmdiff.load(model, device, dtype)
@@ -159,20 +158,12 @@ def evaluate(
     if type(pipeline).__name__ == "ClipGenerator":
         from mmdiff.commands.evaluate_clips import ClipOptions, evaluate_clips
 
-        _refuse(for_sound, f"vocoders, and {model!r} is a model of clips")
+        refuse_options(for_sound, f"vocoders, and {model!r} is a model of clips")
         options = ClipOptions(reference=reference, **shared, **for_clips)
         return evaluate_clips(pipeline, options)
     from mmdiff.commands.evaluate_sound import SoundOptions, evaluate_recordings
 
-    _refuse(for_clips, f"models of clips, and {model!r} is a vocoder")
+    refuse_options(for_clips, f"models of clips, and {model!r} is a vocoder")
     if reference is None:
         raise InputError(f"reference must be given: recordings to measure {model!r} with")
     return evaluate_recordings(pipeline, SoundOptions(reference=reference, **shared, **for_sound))
-
-
-def _refuse(options: Mapping[str, Any], owner: str) -> None:
-    given = [
-        f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False, [])
-    ]
-    if given:
-        raise InputError(f"{', '.join(given)} must be left out: for {owner}")

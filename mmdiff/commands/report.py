@@ -57,6 +57,15 @@ def report(table: ScoreTable, out: str | None, as_json: bool) -> None:
         remark(note)
 
 
+def refuse_options(options: Mapping[str, Any], owner: str) -> None:
+    """Raise InputError if any of these options was given, since they are for another ``owner``."""
+    given = [
+        f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False, [])
+    ]
+    if given:
+        raise InputError(f"{', '.join(given)} must be left out: for {owner}")
+
+
 def silence() -> None:
     """Send what is printed from now on nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

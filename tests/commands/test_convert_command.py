@@ -9,7 +9,6 @@ import torch
 import video_diffusion_pytorch as package
 
 import mmdiff.hub
-from mmdiff.video import bench
 
 
 @pytest.fixture
@@ -120,20 +119,3 @@ def test_what_a_wavegrad_of_other_sizes_needs_is_given_as_options(mmdiff_command
         outcome = mmdiff_command(*arguments, *wrong)
         assert outcome.status == 2
         assert words in outcome.err
-
-
-def test_bench_prints_a_table_or_json(mmdiff_command, monkeypatch):
-    # Memory is measured in processes of its own: see tests/video/test_bench.py.
-    monkeypatch.setattr(bench, "_fresh_process", lambda side, *_: {"mmdiff": 10.0}.get(side, 40.0))
-    options = ("bench", "video", "--size", 8, "--frames", 1, "--dim", 8, "--batch", 1, "--repeats", 1)
-    outcome = mmdiff_command(*options, "--dtype", "float32")
-    assert outcome.status == 0, outcome.err
-    lines = outcome.out.splitlines()
-    assert "times as fast" in lines[0]
-    assert lines[2].startswith("| forward, float32")
-    assert lines[2].endswith(" 0.25 |")
-    rows = [json.loads(line) for line in mmdiff_command(*options, "--json").out.splitlines()]
-    assert [(row["mode"], row["dtype"]) for row in rows] == [
-        (mode, dtype) for dtype in ("float32", "bfloat16") for mode in ("forward", "training step")
-    ]
-    assert all(row["speed_ratio"] > 0 for row in rows)

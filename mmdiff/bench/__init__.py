@@ -1,0 +1,1 @@
+"""Speed and memory of our networks beside other implementations: one mechanism, and what is compared."""
