@@ -119,6 +119,16 @@ class Measurement:
         trust = self.trust[(None,) * (self.y.ndim - self.trust.ndim)]
         return noise + data_std**2 * torch.where(trust > 0, 1 / trust.clamp_min(1e-6) - 1, 0.0)
 
+    def believed(
+        self, x0: Tensor, variance: Tensor | float, data_std: float = 1.0
+    ) -> tuple[Tensor, Tensor | float]:
+        """Return y - A x0 and the variance of the noise in y, where x0 is the mean of what is still uncertain.
+
+        Measurements that say less than a number (:mod:`mmdiff.diffusion.bounds`) say here what a number would say
+        to a normal distribution of this mean and ``variance``, a number or shape (B,).
+        """
+        return self.residual(x0), self.noise_variance(data_std)
+
 
 def observed(y: Tensor, mask: Tensor, *, noise_std: float = 0.0) -> Measurement:
     """Elements of x0 that are known: continuation, gap filling, interpolation, in- and outpainting.
