@@ -31,13 +31,13 @@ def bench(
     """Measure speed and peak memory beside other implementations, on the CPU.
 
     Each system has a process of its own, and they compute in turn, A B C A B C, so that whatever else the machine
-    does meets all of them; times and ratios are medians, with 95 % intervals of the ratios. A training step includes
-    loss and gradients. Peak memory is what one run adds to weights and libraries.
+    does meets all of them; times and ratios are medians, with 95 % intervals of the ratios. Peak memory is what one
+    run adds to weights and libraries.
 
-    "vocoder" compares our WaveGrad and DiffWave with the packages by LMNT at the same sizes, steps and random
-    weights' kind, and vocoder-16k with them, with the network of Vocos, and with Griffin-Lim by torchaudio and
-    librosa. The packages are installed from PyPI into an environment of their own; what cannot be installed is left
-    out. vocoder-16k and Griffin-Lim are measured for quality too, given recordings.
+    "vocoder" compares our WaveGrad and DiffWave with the packages by LMNT, at the same sizes and steps and with
+    random weights, and vocoder-16k with LMNT's WaveGrad, the network of Vocos, and Griffin-Lim by torchaudio and
+    librosa. The packages are installed from PyPI into an environment of their own; what cannot be had is left out.
+    Given recordings, vocoder-16k and Griffin-Lim are measured for quality too.
 
     "video" compares the factorised space-time U-Net with that of video-diffusion-pytorch, which must be installed,
     with the same weights.
