@@ -16,7 +16,7 @@ from mmdiff.diffusion.grids import make_grid, noise_table_grid
 from mmdiff.diffusion.process import Prior
 from mmdiff.diffusion.samplers import SAMPLERS, sample
 from mmdiff.diffusion.schedules import BetaTable, Schedule
-from mmdiff.diffusion.solver_tools import DenoiserFn, Generators
+from mmdiff.diffusion.solver_tools import DenoiserFn, Generators, Stops
 from mmdiff.errors import InputError
 
 Clamp = Literal["data", "state"]
@@ -110,7 +110,9 @@ class WaveformDiffusion(nn.Module, ABC):
         known: list[dict[str, Tensor]] = [{} for _ in pieces]
         if mel is not None:
             heard = sum(high - low for *_, low, high in pieces)
-            keep = network.prepared_bytes(len(mel), heard) <= KEEP_BYTES
+            # while a graph is traced lengths are unknown, and there is nothing to keep
+            traced = torch.compiler.is_compiling()
+            keep = not traced and network.prepared_bytes(len(mel), heard) <= KEEP_BYTES
             parts = [mel[..., low:high] for *_, low, high in pieces]
             known = [network.prepare(part) if keep else {"mel": part} for part in parts]
 
@@ -140,7 +142,7 @@ class WaveformDiffusion(nn.Module, ABC):
         noise: Tensor,
         *,
         generator: Generators,
-        grid: Tensor,
+        grid: Tensor | Stops,
         sampler: str,
         temperature: float = 1.0,
         limit: Tensor | float = RANGE[1],

@@ -19,7 +19,7 @@ from mmdiff.audio.waveform import RANGE, WaveformDiffusion
 from mmdiff.audio.waveform_stream import WaveformBlocks
 from mmdiff.diffusion.process import Prior
 from mmdiff.diffusion.schedules import Schedule
-from mmdiff.diffusion.solver_tools import DenoiserFn, Generators
+from mmdiff.diffusion.solver_tools import DenoiserFn, Generators, Stops
 from mmdiff.errors import InputError
 from mmdiff.registry import register
 
@@ -120,7 +120,7 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         noise: Tensor,
         generator: Generators,
         *,
-        grid: Tensor,
+        grid: Tensor | Stops,
         sampler: str,
         temperature: float,
     ) -> Tensor:
@@ -154,11 +154,11 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         return 1
 
 
-def _told_ahead(denoise: DenoiserFn, grid: Tensor) -> DenoiserFn:
+def _told_ahead(denoise: DenoiserFn, grid: Tensor | Stops) -> DenoiserFn:
     """Tell the network the level of the grid's next time."""
 
     def denoise_told_ahead(x: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        times = grid.flip(0).to(t.device)
+        times = (grid.times if isinstance(grid, Stops) else grid).flip(0).to(t.device)
         before = torch.searchsorted(times, t.double() * (1 - 1e-6)) - 1  # t was rounded to float32
         return denoise(x, t, told=times[before.clamp_min(0)], **cond)
 

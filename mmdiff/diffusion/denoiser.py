@@ -44,8 +44,8 @@ def per_item_time(t: Tensor | float, x: Tensor) -> Tensor:
         t = torch.tensor(t, device=x.device, dtype=_state_dtype(x))
     t = t.to(x.device) if t.is_floating_point() else t.to(x.device, torch.float32)
     if t.ndim == 0 or t.shape == (1,):
-        return t.expand(len(x))
-    if t.shape != (len(x),):
+        return t.expand(x.shape[0])
+    if t.shape != x.shape[:1]:
         raise InputError(
             f"t.shape={tuple(t.shape)} must be () or (B,) with B={len(x)}, the length of x; "
             f"pass one time for the batch or one for each item"
@@ -187,7 +187,7 @@ class Denoiser(nn.Module):
         level = level.to(torch.promote_types(dtype, torch.float32))
         output: Tensor = self.network(scaled.to(dtype), level, **cond)
         channels = x.shape[1] * (2 if self.learned_variance else 1)
-        expected = (len(x), channels, *x.shape[2:])
+        expected = (x.shape[0], channels, *x.shape[2:])
         if output.shape != expected:
             raise InputError(
                 f"network returned shape {tuple(output.shape)}; it must be {expected} for "

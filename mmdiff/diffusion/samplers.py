@@ -31,7 +31,8 @@ from mmdiff.diffusion.solver_tools import (
     Callback,
     DenoiserFn,
     Generators,
-    check_grid,
+    Point,
+    Stops,
     draw_noise,
 )
 from mmdiff.diffusion.solver_tools import CountEvaluations as CountEvaluations
@@ -109,7 +110,7 @@ def sample(
     schedule: Schedule,
     sampler: str = "deis",
     steps: int = 20,
-    grid: str | Tensor = "uniform",
+    grid: str | Tensor | Stops = "uniform",
     options: Mapping[str, Any] | None = None,
     grid_options: Mapping[str, Any] | None = None,
     seeds: Sequence[int] | None = None,
@@ -188,7 +189,7 @@ def sample(
     """
     info = _info(sampler)
     options = _checked_options(sampler, info, options or {}, temperature)
-    times = _times(grid, schedule, steps, grid_options or {})
+    stops = _stops(grid, schedule, steps, grid_options or {})
     if dtype not in (torch.float32, torch.float64):
         raise InputError(
             f"dtype={dtype} must be torch.float32 or torch.float64: the state of a sampler is not halved"
@@ -197,7 +198,7 @@ def sample(
     generator = _generators(seeds, generator, len_batch=shape[0], device=where)
     x = _start(
         shape,
-        times,
+        stops.points[0],
         schedule,
         noise,
         x_init,
@@ -206,7 +207,7 @@ def sample(
         torch.empty(0, device=where, dtype=dtype),
     )
     with _bar(progress, callback) as report:
-        return info.fn(denoiser, x, times, schedule, generator=generator, callback=report, **options, **cond)
+        return info.fn(denoiser, x, stops, schedule, generator=generator, callback=report, **options, **cond)
 
 
 def _info(sampler: str) -> SamplerInfo:
@@ -230,10 +231,13 @@ def _checked_options(
     return {**dict.fromkeys(scaled, temperature), **options}
 
 
-def _times(grid: str | Tensor, schedule: Schedule, steps: int, grid_options: Mapping[str, Any]) -> Tensor:
-    if isinstance(grid, Tensor):
-        return check_grid(grid)
-    return make_grid(grid, schedule, steps, **grid_options)
+def _stops(
+    grid: str | Tensor | Stops, schedule: Schedule, steps: int, grid_options: Mapping[str, Any]
+) -> Stops:
+    if isinstance(grid, Stops):
+        return grid
+    times = grid if isinstance(grid, Tensor) else make_grid(grid, schedule, steps, **grid_options)
+    return Stops(schedule, times)
 
 
 def _device(device: torch.device | str | None, denoiser: DenoiserFn, *given: object) -> torch.device:
@@ -260,7 +264,7 @@ def _generators(
 
 def _start(
     shape: Sequence[int],
-    times: Tensor,
+    first: Point,
     schedule: Schedule,
     noise: Tensor | None,
     x_init: Tensor | None,
@@ -273,12 +277,11 @@ def _start(
         if given is not None and given.shape != torch.Size(shape):
             raise InputError(f"{name}={tuple(given.shape)} must have the shape asked for, {tuple(shape)}")
     noise = draw_noise(shape, like, generator) if noise is None else noise.to(like)
-    levels = schedule(times[0])
     if x_init is None:
         # A grid may begin just below t = 1, where a variance-preserving state is as wide as at t = 1.
-        std = schedule.prior_std if schedule.variance_preserving else float(levels.sigma)
+        std = schedule.prior_std if schedule.variance_preserving else first.sigma
         return temperature * std * noise
-    return float(levels.alpha) * x_init.to(like) + temperature * float(levels.sigma) * noise
+    return first.alpha * x_init.to(like) + temperature * first.sigma * noise
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ path in the (α, σ) plane, where x̂0 is the denoiser's answer and ε̂ = (x �
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -14,6 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from mmdiff.diffusion.process import GaussianProcess
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.errors import InputError
 
@@ -120,6 +122,48 @@ class CountEvaluations:
         return (self.denoiser(x, t, **cond), None) if ask is None else ask(x, t, **cond)
 
 
+class Stops:
+    """The times at which a sampler stops and the levels there, as plain numbers.
+
+    Samplers make it of their grid, or take it instead of one: while a graph of a whole run is traced, a tensor's
+    numbers cannot be looked at.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    grid : Tensor, shape (steps + 1,)
+        As the samplers take it.
+
+    Attributes
+    ----------
+    times : Tensor, shape (steps + 1,), float64
+    points : list of Point
+        As many.
+    """
+
+    def __init__(self, schedule: Schedule, grid: Tensor) -> None:
+        self.times = check_grid(grid)
+        self.points = points_at(schedule, self.times)
+        self.process = GaussianProcess(schedule)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def to(self, device: torch.device) -> Stops:
+        """Return itself: numbers are on no device."""
+        return self
+
+    @functools.cached_property
+    def posterior(self) -> list[tuple[float, ...]]:
+        """Weights of x_t and x̂0 in the posterior mean, and the small and large variance, of each step."""
+        t, s = self.times[:-1], self.times[1:]
+        one, zero = torch.ones_like(t), torch.zeros_like(t)
+        of_x, small = self.process.posterior(one, zero, s, t)
+        of_x0, _ = self.process.posterior(zero, one, s, t)
+        large = self.process.posterior_variance(s, t, "large")
+        return list(zip(*(c.tolist() for c in (of_x, of_x0, small, large)), strict=True))
+
+
 class Walk:
     """One run of a sampler: the grid's points and the denoiser at them.
 
@@ -132,14 +176,14 @@ class Walk:
     def __init__(
         self,
         denoiser: DenoiserFn,
-        grid: Tensor,
+        grid: Tensor | Stops,
         schedule: Schedule,
         callback: Callback | None,
         cond: Mapping[str, Any],
     ) -> None:
         self.denoiser, self.schedule, self.callback, self.cond = denoiser, schedule, callback, cond
-        self.times = check_grid(grid)
-        self.points = points_at(schedule, self.times)
+        self.stops = grid if isinstance(grid, Stops) else Stops(schedule, grid)
+        self.times, self.points = self.stops.times, self.stops.points
         self.steps = len(self.points) - 1
 
     def __iter__(self) -> Iterator[tuple[int, Point, Point]]:
@@ -148,7 +192,7 @@ class Walk:
 
     def x0(self, x: Tensor, t: float) -> Tensor:
         """Denoise, in the state's dtype whatever the network's."""
-        return self.denoiser(x, x.new_full((len(x),), t), **self.cond).to(x.dtype)
+        return self.denoiser(x, x.new_full(x.shape[:1], t), **self.cond).to(x.dtype)
 
     def report(self, i: int, x: Tensor, x0: Tensor) -> None:
         """Tell the callback that step i is done."""

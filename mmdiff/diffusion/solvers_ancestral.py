@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mmdiff.diffusion.process import GaussianProcess
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.diffusion.solver_tools import (
     Callback,
     DenoiserFn,
     Generators,
+    Stops,
     Walk,
     as_state,
     check_choice,
@@ -26,7 +26,7 @@ from mmdiff.errors import InputError
 def ddpm(
     denoiser: DenoiserFn,
     x: Tensor,
-    grid: Tensor,
+    grid: Tensor | Stops,
     schedule: Schedule,
     *,
     generator: Generators = None,
@@ -65,7 +65,7 @@ def ddpm(
     """
     check_choice("variance", variance, ("small", "large", "learned"))
     walk, x = Walk(denoiser, grid, schedule, callback, cond), as_state(x)
-    posterior = _posterior(walk)
+    posterior = walk.stops.posterior
     for i, p, q in walk:
         of_x, of_x0, small, large = posterior[i]
         std: float | Tensor = math.sqrt(large if variance == "large" else small)
@@ -95,21 +95,10 @@ def _x0_and_variance(walk: Walk, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
     return x0.to(x.dtype), fraction.to(x.dtype)
 
 
-def _posterior(walk: Walk) -> list[tuple[float, ...]]:
-    """Weights of x_t and x̂0 in the posterior mean, and the small and large variance, of each step."""
-    process = GaussianProcess(walk.schedule)
-    t, s = walk.times[:-1], walk.times[1:]
-    one, zero = torch.ones_like(t), torch.zeros_like(t)
-    of_x, small = process.posterior(one, zero, s, t)
-    of_x0, _ = process.posterior(zero, one, s, t)
-    large = process.posterior_variance(s, t, "large")
-    return list(zip(*(c.tolist() for c in (of_x, of_x0, small, large)), strict=True))
-
-
 def ddim(
     denoiser: DenoiserFn,
     x: Tensor,
-    grid: Tensor,
+    grid: Tensor | Stops,
     schedule: Schedule,
     *,
     generator: Generators = None,
@@ -143,7 +132,7 @@ def ddim(
     if not 0 <= eta <= 1:
         raise InputError(f"eta={eta} must be in [0, 1]; 0 is deterministic, 1 is ancestral sampling")
     walk, x = Walk(denoiser, grid, schedule, callback, cond), as_state(x)
-    posterior = _posterior(walk) if eta else None
+    posterior = walk.stops.posterior if eta else None
     for i, p, q in walk:
         x0 = walk.x0(x, p.t)
         std = eta * math.sqrt(posterior[i][2]) if posterior is not None else 0.0
@@ -157,7 +146,7 @@ def ddim(
 def euler_ancestral(
     denoiser: DenoiserFn,
     x: Tensor,
-    grid: Tensor,
+    grid: Tensor | Stops,
     schedule: Schedule,
     *,
     generator: Generators = None,

@@ -177,7 +177,7 @@ class DiffWave(WaveformNetwork):
     ) -> Tensor:
         """Predict with the layers run in one of two ways; positions come before channels on the way."""
         with torch.autocast(x.device.type, enabled=False):
-            step, vector = self.embed_step(level), self._label(label, len(x))
+            step, vector = self.embed_step(level), self._label(label, x.shape[0])
         local = prepared if mel is None else self._upsampled(mel)
         h = functional.relu(_one_tap(x.mT, self.wave_in))
         total = run(self.residuals, h, step, local, vector)

@@ -75,10 +75,10 @@ class WaveformNetwork(nn.Module, ABC):
             They do not fit together.
         """
         if mel is None:
-            batch, samples = len(x), x.shape[-1]
+            batch, samples = x.shape[0], x.shape[-1]
             rule = "at least one sample"
         else:
-            batch, samples = len(mel), mel.shape[-1] * self.hop_length
+            batch, samples = mel.shape[0], mel.shape[-1] * self.hop_length
             rule = f"{mel.shape[-1]} mel frames times hop_length={self.hop_length}; pad or cut one of the two"
             if mel.ndim != 3 or mel.shape[1] != self.n_mels:
                 raise InputError(
