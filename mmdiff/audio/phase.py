@@ -16,6 +16,9 @@ from mmdiff.audio.networks.spectral import SubBandNet
 from mmdiff.audio.stft import Stft
 from mmdiff.registry import register
 
+LONGEST_TRACED = 4096
+"""Frames that a traced graph follows phases through; 65 s at 16 ms a frame."""
+
 
 def centred(spectrum: Tensor) -> Tensor:
     """Refer phases (B, T, K) to the window's centre instead of its start, or back: the map is its own inverse."""
@@ -41,7 +44,7 @@ def single_pass_phase(magnitude: Tensor, stft: Stft, start: Tensor | None = None
     tuple of Tensor
         Unit phasors (B, T, K), complex, and the turns at every frame (B, T, K).
     """
-    _batch, frames, bins = magnitude.shape
+    bins = magnitude.shape[-1]
     log = (magnitude + 1e-6).log()
     below, here, above = log[..., :-2], log[..., 1:-1], log[..., 2:]
     peak = F.pad((here > below) & (here >= above), (1, 1))
@@ -53,13 +56,40 @@ def single_pass_phase(magnitude: Tensor, stft: Stft, start: Tensor | None = None
     nearest = torch.where(index - lower <= upper - index, lower, upper).clamp(0, bins - 1)
     advance = (nearest + offset.gather(-1, nearest)) * (stft.hop_length / stft.n_fft)
     mean_advance = 0.5 * (advance + advance.roll(1, 1))  # the first frame's is not used
-    turns = torch.empty_like(magnitude)
-    turns[:, 0] = current = torch.zeros_like(magnitude[:, 0]) if start is None else start
-    for frame in range(1, frames):
-        current = (current.gather(-1, nearest[:, frame]) + mean_advance[:, frame]) % 1.0
-        turns[:, frame] = current
+    first = torch.zeros_like(magnitude[:, 0]) if start is None else start
+    follow = _turns_by_doubling if torch.compiler.is_compiling() else _turns_by_frame
+    turns = follow(nearest, mean_advance, first)
     angle = 2 * math.pi * turns
     return centred(torch.complex(angle.cos(), angle.sin())), turns
+
+
+def _turns_by_frame(nearest: Tensor, advance: Tensor, first: Tensor) -> Tensor:
+    """Turns (B, T, K) of which every bin's are those that its peak's had a frame before, and the advance."""
+    turns = torch.empty_like(advance)
+    turns[:, 0] = current = first
+    for frame in range(1, nearest.shape[1]):
+        current = (current.gather(-1, nearest[:, frame]) + advance[:, frame]) % 1.0
+        turns[:, frame] = current
+    return turns
+
+
+def _turns_by_doubling(nearest: Tensor, advance: Tensor, first: Tensor) -> Tensor:
+    """As :func:`_turns_by_frame`, for a graph without loops, of at most :data:`LONGEST_TRACED` frames.
+
+    A run of frames moves a bin to the one it comes from and adds to its turns, and two runs in a row are such a
+    run: rounds of 1, 2, 4 ... frames know after each twice as much of the past.
+    """
+    bins = torch.arange(nearest.shape[2], device=nearest.device).expand_as(nearest[:, :1])
+    sources = torch.cat([bins, nearest[:, 1:]], 1)
+    turns = torch.cat([first[:, None], advance[:, 1:]], 1)
+    reach = 1
+    while reach < LONGEST_TRACED:
+        nothing = torch.zeros_like(turns[:, :1]).expand(-1, reach, -1)
+        before = torch.cat([nothing, turns], 1)[:, :-reach]
+        turns = (turns + before.gather(-1, sources)) % 1.0
+        sources = torch.cat([bins.expand(-1, reach, -1), sources], 1)[:, :-reach].gather(-1, sources)
+        reach *= 2
+    return turns
 
 
 def griffin_lim(
@@ -168,7 +198,7 @@ class PhaseNet(nn.Module):
         loudness = middle.abs()
         unit = middle / loudness.clamp_min(1e-9)
         rotation = self._rotation(spectrum.device)
-        level = torch.zeros(len(spectrum), device=spectrum.device)
+        level = torch.zeros(spectrum.shape[0], device=spectrum.device)
         taps = self.network(_features(unit, loudness, magnitude, prior, rotation), level, context)
         correction = _filter(taps, unit, middle / prior, rotation)
         return centred(magnitude * unit + 0.7 * prior * F.pad(correction, (0, 1)))

@@ -6,6 +6,7 @@ band count, filter shapes, logarithm, level, hop, window and sampling rate are a
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -76,13 +77,25 @@ class Bands:
         return magnitude if self.power == 1.0 else magnitude.square()
 
 
+@functools.lru_cache(maxsize=16)
 def _spreading(filters: Tensor) -> tuple[Tensor, Tensor]:
     """Weights (n, K) that spread band ratios over bins, and for each bin the nearest bin some filter covers."""
-    total = filters.sum(0)
-    inside = (total > 1e-3 * total.amax()).nonzero()[:, 0]
-    bins = torch.arange(filters.shape[1], device=filters.device)
-    nearest = inside[(bins[:, None] - inside[None]).abs().argmin(1)]
-    return filters / total.clamp_min(1e-10), nearest
+    with torch.inference_mode(False):  # the cached tensors must also serve training
+        total = filters.sum(0)
+        inside = (total > 1e-3 * total.amax()).nonzero()[:, 0]
+        bins = torch.arange(filters.shape[1], device=filters.device)
+        nearest = inside[(bins[:, None] - inside[None]).abs().argmin(1)]
+        return filters / total.clamp_min(1e-10), nearest
+
+
+@functools.lru_cache(maxsize=16)
+def _filters(spec: MelSpec, stft: Stft, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Filters (n, K) of a mel on the grid's bins, and the numbers (n,) of the mel's bands that reach any."""
+    with torch.inference_mode(False):
+        spacing = (stft.sample_rate / stft.n_fft) / (spec.sample_rate / spec.n_fft)
+        filters = spec.filters_at(stft.frequencies(device)) * spacing
+        reached = (filters.sum(1) > 1e-3 * filters.sum(1).amax()).nonzero()[:, 0]
+        return filters[reached], reached
 
 
 def bands_on_grid(
@@ -115,11 +128,8 @@ def bands_on_grid(
     rate = stft.sample_rate / spec.sample_rate
     window = stft.n_fft / stft.sample_rate / spec.window_seconds
     values = values * (rate * window ** (0.25 if spec.power == 1.0 else 0.5)) ** spec.power
-    frequencies = stft.frequencies(mel.device)
-    spacing = (stft.sample_rate / stft.n_fft) / (spec.sample_rate / spec.n_fft)
-    filters = spec.filters_at(frequencies) * spacing
-    reached = filters.sum(1) > 1e-3 * filters.sum(1).amax()
-    values, filters = values[..., reached], filters[reached]
+    filters, reached = _filters(spec, stft, mel.device)
+    values = values[..., reached]
     native = _is_native(spec, stft)
     frames = frames or stft.frames(resampled_length(spec, mel.shape[-1], stft.sample_rate))
     if not (native and frames == values.shape[1] and first == offset):

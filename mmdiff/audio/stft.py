@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from mmdiff.errors import InputError
 from mmdiff.registry import register
@@ -83,8 +84,7 @@ class Stft:
         half = self.n_fft // 2
         mode = "reflect" if wave.shape[-1] > half else "constant"
         padded = F.pad(wave[:, None], (half, half), mode=mode)[:, 0]
-        frames = padded.unfold(-1, self.n_fft, self.hop_length)
-        return torch.fft.rfft(frames * hann(self.n_fft, wave.device, wave.dtype))
+        return transform(padded, self)
 
     def inverse(self, spectrum: Tensor, samples: int) -> Tensor:
         """Least-squares inverse (Griffin & Lim 1984, eq. 6) of a possibly inconsistent spectrum.
@@ -99,14 +99,11 @@ class Stft:
         -------
         Tensor, shape (B, samples), real
         """
-        window = hann(self.n_fft, spectrum.device, spectrum.real.dtype)
-        frames = torch.fft.irfft(spectrum, n=self.n_fft) * window
-        wave = self._overlap_add(frames)
         half = self.n_fft // 2
-        envelope = _inverse_envelope(self, spectrum.shape[1], spectrum.device, spectrum.real.dtype)
-        return (wave * envelope)[:, half : half + samples]
+        return synthesise(spectrum, self)[:, half : half + samples]
 
-    def _overlap_add(self, frames: Tensor) -> Tensor:
+    def overlap_add(self, frames: Tensor) -> Tensor:
+        """Add frames (B, T, n_fft) up at their places: shape (B, (T - 1) hop + n_fft)."""
         batch, count, _ = frames.shape
         hop, parts = self.hop_length, self.n_fft // self.hop_length
         pieces = frames.reshape(batch, count, parts, hop).unbind(2)
@@ -116,9 +113,32 @@ class Stft:
         return total.reshape(batch, -1)
 
 
-@functools.lru_cache(maxsize=64)
-def _inverse_envelope(stft: Stft, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def transform(padded: Tensor, stft: Stft) -> Tensor:
+    """Spectra (B, T, K) of the frames of a padded waveform; a torch function mode may put another in its place."""
+    if has_torch_function_unary(padded):
+        return handle_torch_function(transform, (padded,), padded, stft)
+    frames = padded.unfold(-1, stft.n_fft, stft.hop_length)
+    return torch.fft.rfft(frames * hann(stft.n_fft, padded.device, padded.dtype))
+
+
+def synthesise(spectrum: Tensor, stft: Stft) -> Tensor:
+    """Padded waveform of spectra (B, T, K), the inverse of :func:`transform`; replaceable in the same way."""
+    if has_torch_function_unary(spectrum):
+        return handle_torch_function(synthesise, (spectrum,), spectrum, stft)
+    kind = (spectrum.device, spectrum.real.dtype)
+    wave = stft.overlap_add(torch.fft.irfft(spectrum, n=stft.n_fft) * hann(stft.n_fft, *kind))
+    # a length that is not known while a graph is traced cannot be looked up
+    envelope = _envelope if torch.compiler.is_compiling() else _cached_envelope
+    return wave * envelope(stft, spectrum.shape[1], *kind)
+
+
+def _envelope(stft: Stft, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """1 / sum of squared windows, by which overlap-added frames are rescaled; shape (samples,)."""
+    squared = hann(stft.n_fft, device, dtype).square().expand(1, count, -1)
+    return stft.overlap_add(squared)[0].clamp_min(1e-8).reciprocal()
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_envelope(stft: Stft, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # the cached tensor must also serve training
-        squared = hann(stft.n_fft, device, dtype).square().expand(1, count, -1)
-        return stft._overlap_add(squared)[0].clamp_min(1e-8).reciprocal()
+        return _envelope(stft, count, device, dtype)
