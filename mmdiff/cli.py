@@ -19,6 +19,7 @@ COMMANDS = {
     "search": "mmdiff.commands.search:search",
     "bench": "mmdiff.commands.bench:bench",
     "convert": "mmdiff.commands.convert:convert",
+    "export": "mmdiff.commands.export:export",
     "info": "mmdiff.commands.info:info",
 }
 """Where each command's function is. It is imported when asked for, and imports torch when called."""

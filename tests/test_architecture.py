@@ -27,7 +27,7 @@ LAYERS = (
     {"latent"},
     {"bulk"},
     {"hub"},
-    {"app", "bench", "convert", "recipes"},
+    {"app", "bench", "convert", "export", "recipes"},
     {"commands"},
     {"cli"},
     {"__main__"},

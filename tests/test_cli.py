@@ -33,6 +33,7 @@ SURFACE = {
     "--dtype --out --json",
     "convert": "FILE --out --weights --size --frames --fps --groups --dynamic-threshold --mel --sample-rate "
     "--factors --dilations --betas --energy-min --energy-max --to --half --json",
+    "export": "MODEL --out --format --part --steps --json",
     "info": "--json",
 }
 """All there is to know by heart. Think twice before this grows."""

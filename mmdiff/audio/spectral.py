@@ -27,7 +27,7 @@ from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.diffusion.schedules import LinearFlow
-from mmdiff.diffusion.solver_tools import DenoiserFn
+from mmdiff.diffusion.solver_tools import DenoiserFn, Stops
 from mmdiff.registry import register
 
 # Mean and deviation of sqrt(|X| / M) over speech; with them the diffused state has about zero mean, unit variance.
@@ -154,7 +154,7 @@ class SpectralVocoder(VocoderModel):
         return conditions.bands.rescale(magnitude) if conditions.bands.native else magnitude
 
     def sample_magnitude(
-        self, noise: Tensor, conditions: Conditions, grid: Tensor, sampler: str = "ddim"
+        self, noise: Tensor, conditions: Conditions, grid: Tensor | Stops, sampler: str = "ddim"
     ) -> Tensor:
         """Draw magnitudes.
 
@@ -226,9 +226,11 @@ class SpectralVocoder(VocoderModel):
         samples: int,
         sampler: str = "ddim",
         gradient: int = 0,
+        grid: Tensor | Stops | None = None,
     ) -> Tensor:
         """Noise (B, 1, T, K-1) to waveform (B, samples) by ``steps`` evaluations; see the class."""
-        magnitude = self.sample_magnitude(noise, conditions, self.grid(steps), sampler)
+        grid = self.grid(steps) if grid is None else grid
+        magnitude = self.sample_magnitude(noise, conditions, grid, sampler)
         start, _ = single_pass_phase(magnitude.detach(), self.stft)
         spectrum = self.spectrum(
             magnitude, start, conditions, samples, correct=steps > 1, differentiable=gradient

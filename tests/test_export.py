@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import mmdiff
+from mmdiff.audio.graphs import Graph, make_graph
+from mmdiff.audio.mel import MelSpec, preset
+from mmdiff.audio.networks.diffwave import DiffWave
+from mmdiff.audio.networks.wavegrad import WaveGrad
+from mmdiff.audio.phase import PhaseNet
+from mmdiff.audio.planes import Planes
+from mmdiff.audio.spectral import MagnitudeNet, SpectralVocoder
+from mmdiff.audio.stft import Stft
+from mmdiff.audio.waveform_vocoder import WaveformVocoder
+from mmdiff.diffusion.schedules import BetaTable
+from mmdiff.errors import InputError, MmdiffError
+from mmdiff.export import compare, export, run_onnx, trace, write_onnx
+from mmdiff.hub import load_model, save_model
+
+MEL = MelSpec(16_000, 64, 64, 8, n_mels=4)
+
+
+def waveform_vocoder(network) -> WaveformVocoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = WaveformVocoder(MEL, network(), BetaTable((1e-3, 0.01, 0.3)), inference_betas=(1e-3, 0.3))
+        torch.nn.init.normal_(model.network.out.weight)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def wavegrad() -> WaveformVocoder:
+    sizes = {"up_channels": (4, 4), "down_channels": (4,), "dilations": ((1, 2, 1, 2),) * 2}
+    return waveform_vocoder(lambda: WaveGrad(4, (4, 2), **sizes, mel_channels=4, wave_channels=2))
+
+
+@pytest.fixture(scope="module")
+def diffwave() -> WaveformVocoder:
+    return waveform_vocoder(lambda: DiffWave(4, 4, 2, 2, (4, 2), step_width=8))
+
+
+class Inverse(Graph):
+    """An inverse STFT of any spectrum."""
+
+    output_shape = ("batch", "(frames - 1) * 64")
+
+    def __init__(self, model) -> None:
+        super().__init__(model, real=True)
+        self.stft = Stft(16_000, 256, 64)
+        self.shapes = {"real": ("batch", "frames", 129), "imag": ("batch", "frames", 129)}
+
+    def forward(self, real, imag):
+        with self.arithmetic():
+            return self.stft.inverse(Planes(real, imag), (real.shape[1] - 1) * 64)
+
+
+def test_inverse_transform_in_onnx_is_that_of_torch(wavegrad, tmp_path):
+    graph = Inverse(wavegrad)
+    with torch.no_grad():
+        write_onnx(trace(graph), graph, {"answer": 42}, tmp_path / "inverse.onnx")
+    for batch, frames in ((1, 5), (3, 40)):
+        real, imag = graph.example(batch, frames)
+        found = run_onnx(tmp_path / "inverse.onnx", {"real": real, "imag": imag})
+        spectrum, window = torch.complex(real, imag).mT, torch.hann_window(256)
+        expected = torch.istft(spectrum, 256, 64, window=window, length=(frames - 1) * 64)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    written = onnx.load(tmp_path / "inverse.onnx")
+    assert {p.key: p.value for p in written.metadata_props}["answer"] == "42"
+    assert {node.domain for node in written.graph.node} <= {"", "ai.onnx"}
+
+
+def test_network_is_exported_by_the_command(mmdiff_command, wavegrad, tmp_path):
+    save_model(wavegrad, tmp_path / "model")
+    file = tmp_path / "network.onnx"
+    outcome = mmdiff_command("export", tmp_path / "model", "-o", file, "--part", "network")
+    assert outcome.status == 0, outcome.err
+    for words in (
+        "the network, 16000 Hz",
+        "(batch, frames, 8)",
+        "(batch, 4, frames)",
+        "differs from PyTorch by -",
+    ):
+        assert words in outcome.out
+    facts = {p.key: p.value for p in onnx.load(file).metadata_props}
+    assert (facts["sample_rate"], facts["noise_input"]) == ("16000", "sqrt_alpha_bar")
+    assert json.loads(facts["mel"])["hop_length"] == 8
+    for batch, frames in ((1, 3), (3, 33)):
+        x, level, mel = make_graph(wavegrad, 1, "network").example(batch, frames, seed=2)
+        found = run_onnx(file, {"x": x, "level": level, "mel": mel})
+        with torch.no_grad():
+            expected = wavegrad.network(x.flatten(1)[:, None], level, mel=mel)
+        torch.testing.assert_close(found.flatten(1), expected[:, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_pipeline_as_a_program_is_what_the_vocoder_makes_of_the_same_noise(diffwave, tmp_path):
+    facts = export(diffwave, tmp_path / "diffwave.pt2", format="pt2", steps=2)
+    assert facts["inputs"] == {"mel": ["batch", 4, "frames"], "noise": ["batch", 2, "frames", 8]}
+    assert facts["check"]["decibels"] > 90
+    (mel, noise) = make_graph(diffwave, 2).example(batch=3, frames=21, seed=5)
+    drawn = iter(noise.flatten(2)[:, :, None].unbind(1))
+    with torch.no_grad():
+        expected = diffwave.sample_window(
+            mel,
+            next(drawn) / diffwave.denoiser.schedule.prior_std,
+            lambda: next(drawn),
+            grid=diffwave.grid(2),
+            sampler="ddpm",
+            temperature=1.0,
+        )
+    found = torch.export.load(tmp_path / "diffwave.pt2").module()(mel, noise)
+    torch.testing.assert_close(found, expected.clamp(-1, 1), atol=1e-5, rtol=1e-4)
+
+
+def test_compiled_network_gives_the_same_sound(diffwave):
+    voc, mel = mmdiff.audio.vocoder.Vocoder(diffwave, "cpu", "float32"), MEL(torch.zeros(1, 200))
+    expected = voc(mel, steps=2, seed=3)
+    diffwave.network.compile(backend="aot_eager")
+    try:
+        torch.testing.assert_close(voc(mel, steps=2, seed=3), expected, atol=1e-5, rtol=1e-4)
+    finally:
+        diffwave.network._compiled_call_impl = None
+
+
+def test_a_file_that_computes_something_else_is_not_written(monkeypatch, diffwave, tmp_path):
+    kind, least = "pt2", "mmdiff.export.LEAST_DECIBELS"
+    monkeypatch.setattr(least, 1000.0)
+    with pytest.raises(MmdiffError, match="differs from PyTorch's by"):
+        export(diffwave, tmp_path / "diffwave.pt2", format=kind, part="network")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_packages_are_named_with_the_way_to_get_them(monkeypatch, diffwave, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(InputError, match=r"onnxscript.*pip install 'mmdiff\[export\]'"):
+        export(diffwave, tmp_path / "diffwave.onnx")
+
+
+def test_what_cannot_be_exported_is_refused(diffwave, tmp_path):
+    stft = Stft()
+    other = SpectralVocoder(stft, preset("hifigan-22k"), MagnitudeNet(stft, channels=4, depth=1))
+    for model, options, word in (
+        (other, {}, "hop_length"),
+        (diffwave, {"steps": 0, "format": "pt2"}, "steps"),
+        (diffwave, {"format": "pt"}, "format"),
+        (diffwave, {"part": "none", "format": "pt2"}, "part"),
+    ):
+        with pytest.raises(InputError, match=word):
+            export(model, tmp_path / "file", **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_whole_spectral_vocoder_is_exported(format, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        stft, sizes = (
+            Stft(16_000, 256, 64),
+            {"context": 20, "channels": 8, "depth": 1, "bands": 8, "overlap": 2},
+        )
+        mel = MelSpec(16_000, 256, 256, 64, n_mels=20)
+        model = SpectralVocoder(stft, mel, MagnitudeNet(stft, **sizes), PhaseNet(stft, **sizes), iterations=2)
+    facts = export(model, tmp_path / f"tiny.{format}", format=format)
+    assert facts["check"]["decibels"] > 40
+    for batch, frames in ((1, 5), (3, 70)):
+        with torch.no_grad():
+            assert (
+                compare(make_graph(model, 2), tmp_path / f"tiny.{format}", format, batch, frames).decibels
+                > 40
+            )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["wavegrad", "diffwave"])
+def test_whole_waveform_vocoder_is_exported(network, request, tmp_path):
+    model = request.getfixturevalue(network)
+    assert export(model, tmp_path / "model.onnx", steps=2)["check"]["decibels"] > 90
+    with torch.no_grad():
+        assert compare(make_graph(model, 2), tmp_path / "model.onnx", "onnx", 3, 70).decibels > 90
+
+
+@pytest.mark.slow
+def test_shipped_vocoder_speaks_from_onnx_as_from_pytorch(tmp_path):
+    model = load_model("vocoder-16k", "cpu")
+    facts = export(model, tmp_path / "vocoder.onnx")
+    assert facts["check"]["decibels"] > 40
+    graph = make_graph(model, model.default_steps)
+    with torch.no_grad():
+        assert compare(graph, tmp_path / "vocoder.onnx", "onnx", 2, 90).decibels > 40
+    assert np.isfinite(facts["check"]["largest"])
