@@ -72,5 +72,5 @@ def without_network(model: SpectralVocoder, mel: Tensor, spec: MelSpec, samples:
     if bands.native:
         magnitude = bands.rescale(magnitude)
     start, _ = single_pass_phase(magnitude, model.stft)
-    spectrum = model.spectrum(magnitude, start, conditions, samples, correct=False)
+    spectrum = model.spectrum(magnitude, start, conditions, samples)
     return model.stft.inverse(spectrum, samples)[0]

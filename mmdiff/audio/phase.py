@@ -177,7 +177,9 @@ class PhaseNet(nn.Module):
             7, 18, stft.bins - 1, bands, overlap, context, channels, depth=depth, output_scale=0.02
         )
 
-    def forward(self, spectrum: Tensor, magnitude: Tensor, prior: Tensor, context: Tensor) -> Tensor:
+    def forward(
+        self, spectrum: Tensor, magnitude: Tensor, prior: Tensor, context: Tensor, level: float = 0.0
+    ) -> Tensor:
         """Refine an estimate.
 
         Parameters
@@ -189,6 +191,8 @@ class PhaseNet(nn.Module):
         prior : Tensor, shape (B, T, K)
             Magnitude prior from the mel: the scale of everything.
         context : Tensor, shape (B, T, context)
+        level : float in [0, 1]
+            Which kind of estimate this is, where one training was for several.
 
         Returns
         -------
@@ -198,8 +202,8 @@ class PhaseNet(nn.Module):
         loudness = middle.abs()
         unit = middle / loudness.clamp_min(1e-9)
         rotation = self._rotation(spectrum.device)
-        level = torch.zeros(spectrum.shape[0], device=spectrum.device)
-        taps = self.network(_features(unit, loudness, magnitude, prior, rotation), level, context)
+        kind = torch.full((spectrum.shape[0],), level, device=spectrum.device)
+        taps = self.network(_features(unit, loudness, magnitude, prior, rotation), kind, context)
         correction = _filter(taps, unit, middle / prior, rotation)
         return centred(magnitude * unit + 0.7 * prior * F.pad(correction, (0, 1)))
 

@@ -58,6 +58,8 @@ def decide_sampling(
     if grid is None:
         steps = steps or model.default_steps
         return Sampling(steps, sampler, model.grid(steps))
+    if steps and isinstance(grid, Tensor) and len(grid) == len(model.grid(steps)) == 1:
+        return Sampling(steps, sampler, grid)  # none of the evaluations is the sampler's
     asked, usual = (None if n is None else len(model.grid(n)) - 1 for n in (steps, model.default_steps))
     times = find_grid(table or grid, model.denoiser.schedule, asked, int(usual or 1))
     return Sampling(steps or len(times) - 1 + model.other_evaluations, sampler, times)

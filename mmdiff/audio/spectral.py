@@ -28,6 +28,7 @@ from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.diffusion.schedules import LinearFlow
 from mmdiff.diffusion.solver_tools import DenoiserFn, Stops
+from mmdiff.errors import InputError
 from mmdiff.registry import register
 
 # Mean and deviation of sqrt(|X| / M) over speech; with them the diffused state has about zero mean, unit variance.
@@ -102,12 +103,19 @@ class SpectralVocoder(VocoderModel):
     iterations : int >= 0
         Griffin-Lim iterations before the phase network.
     steps : int > 0
-        Network evaluations by default: all but the last sample the magnitude, the last corrects phases. One
-        evaluation samples the magnitude and leaves phases to Griffin-Lim.
+        Network evaluations by default: the first sample the magnitude, the rest correct the spectrum.
+    corrections : tuple of int
+        How many evaluations of the phase network are among one, two ... evaluations, the last number for all
+        more. (0, 1): one samples the magnitude and leaves phases to Griffin-Lim. (1, 1, 2): one corrects what
+        Griffin-Lim makes of the prior, and nothing is sampled; of three, two correct.
+
+    Raises
+    ------
+    InputError
+        ``corrections`` are more than there are evaluations, or of two and more leave none to sample.
     """
 
     default_sampler = "ddim"
-    other_evaluations = 1
     pooling: Tensor
 
     def __init__(
@@ -118,8 +126,11 @@ class SpectralVocoder(VocoderModel):
         phase: PhaseNet | None = None,
         iterations: int = 16,
         steps: int = 2,
+        corrections: tuple[int, ...] = (0, 1),
     ) -> None:
         super().__init__()
+        self.corrections = _check_corrections(corrections)
+        self.other_evaluations = corrections[-1]
         self.stft, self.mel, self.iterations, self.default_steps = stft, mel, iterations, steps
         self.sample_rate = stft.sample_rate
         self.denoiser = Denoiser(magnitude, LinearFlow(), prediction="edm", noise_input="t")
@@ -149,7 +160,9 @@ class SpectralVocoder(VocoderModel):
         """Diffused state (B, 1, T, K-1) to a magnitude (B, T, K) that agrees with the mel's bands."""
         root = (state[:, 0] * ROOT_DEVIATION + ROOT_MEAN).clamp_min(0.02)
         prior = conditions.prior
-        magnitude = torch.cat([root.square() * prior[..., :-1], prior[..., -1:]], -1)
+        return self._agreeing(torch.cat([root.square() * prior[..., :-1], prior[..., -1:]], -1), conditions)
+
+    def _agreeing(self, magnitude: Tensor, conditions: Conditions) -> Tensor:
         # Only a mel measured with this very window and hop is a constraint that can be met exactly.
         return conditions.bands.rescale(magnitude) if conditions.bands.native else magnitude
 
@@ -164,7 +177,7 @@ class SpectralVocoder(VocoderModel):
             Unit Gaussian times a temperature; zeros give the one-step regression.
         conditions : Conditions
         grid : Tensor, shape (n + 1,)
-            Times at which the sampler stops.
+            Times at which the sampler stops; with n = 0 the magnitude is the prior's.
         sampler : str
             Any name in :data:`mmdiff.diffusion.samplers.SAMPLERS`.
 
@@ -172,6 +185,8 @@ class SpectralVocoder(VocoderModel):
         -------
         Tensor, shape (B, T, K)
         """
+        if len(grid) == 1:
+            return self._agreeing(conditions.prior, conditions)
         schedule, denoise = self.denoiser.schedule, self._denoise(conditions)
         state = SAMPLERS[sampler].fn(denoise, noise, grid.to(noise.device), schedule)
         return self.from_state(state, conditions)
@@ -185,7 +200,7 @@ class SpectralVocoder(VocoderModel):
         start: Tensor,
         conditions: Conditions,
         samples: int,
-        correct: bool = True,
+        levels: Sequence[float] = (),
         differentiable: int = 0,
     ) -> Tensor:
         """Give a magnitude its phases.
@@ -197,8 +212,8 @@ class SpectralVocoder(VocoderModel):
             Unit phasors to start from, as of :func:`single_pass_phase`.
         conditions : Conditions
         samples : int
-        correct : bool
-            Use the phase network, if there is one.
+        levels : sequence of float
+            Of the phase network's evaluations, see :meth:`phase_levels`.
         differentiable : int
             Griffin-Lim iterations that gradients flow through.
 
@@ -209,14 +224,27 @@ class SpectralVocoder(VocoderModel):
         found = griffin_lim(
             magnitude, start, self.stft, samples, self.iterations, differentiable=differentiable
         )
-        return self.correct(found, magnitude, conditions, samples) if correct else found
+        return self.correct(found, magnitude, conditions, samples, levels)
 
-    def correct(self, found: Tensor, magnitude: Tensor, conditions: Conditions, samples: int) -> Tensor:
-        """Correct the phases that Griffin-Lim found, (B, T, K), by the phase network, if there is one."""
+    def correct(
+        self, found: Tensor, magnitude: Tensor, conditions: Conditions, samples: int, levels: Sequence[float]
+    ) -> Tensor:
+        """Correct the spectrum (B, T, K) that Griffin-Lim found once for each of ``levels``, if there is a network."""
         if self.phase is None:
             return found
-        consistent = self.stft(self.stft.inverse(found, samples))
-        return self.phase(consistent, magnitude, conditions.prior, conditions.context)
+        for number, level in enumerate(levels):
+            consistent = self.stft(self.stft.inverse(found, samples))
+            wanted = found.abs() if number else magnitude
+            found = self.phase(consistent, wanted, conditions.prior, conditions.context, level)
+        return found
+
+    def phase_levels(self, steps: int) -> tuple[float, ...]:
+        """What the phase network is told at its evaluations among ``steps``: what it is to correct.
+
+        0 is Griffin-Lim's result for a sampled magnitude, 1 that for the prior, and 0.5 its own.
+        """
+        count = self.corrections[min(steps, len(self.corrections)) - 1]
+        return tuple(0.5 if number else float(count == steps) for number in range(count))
 
     def forward(
         self,
@@ -232,9 +260,8 @@ class SpectralVocoder(VocoderModel):
         grid = self.grid(steps) if grid is None else grid
         magnitude = self.sample_magnitude(noise, conditions, grid, sampler)
         start, _ = single_pass_phase(magnitude.detach(), self.stft)
-        spectrum = self.spectrum(
-            magnitude, start, conditions, samples, correct=steps > 1, differentiable=gradient
-        )
+        gradient = gradient if magnitude.requires_grad else 0
+        spectrum = self.spectrum(magnitude, start, conditions, samples, self.phase_levels(steps), gradient)
         return self.stft.inverse(spectrum, samples)
 
     def accept(self, mel: Tensor, spec: MelSpec) -> tuple[Tensor, MelSpec, list[str]]:
@@ -249,7 +276,8 @@ class SpectralVocoder(VocoderModel):
 
     def grid(self, steps: int) -> Tensor:
         """Times of the magnitude's sampler for so many network evaluations: equal steps."""
-        return make_grid("uniform", self.denoiser.schedule, max(1, steps - self.other_evaluations))
+        count = steps - len(self.phase_levels(steps))
+        return make_grid("uniform", self.denoiser.schedule, max(1, count))[: count + 1]
 
     def start(
         self, mel: Tensor, spec: MelSpec, *, seeds: Sequence[int], samples: int
@@ -286,3 +314,12 @@ class SpectralVocoder(VocoderModel):
         """Blocks that :meth:`blocks` yields, up to one."""
         seconds = spec.samples(frames) / spec.sample_rate
         return count_windows(self.stft.frames(round(seconds * self.sample_rate)))
+
+
+def _check_corrections(corrections: tuple[int, ...]) -> tuple[int, ...]:
+    counts = tuple(corrections)
+    if not counts or any(not 0 <= n <= max(1, steps - 1) for steps, n in enumerate(counts, start=1)):
+        raise InputError(
+            f"corrections={counts} must be 0 or 1 of one evaluation, and fewer than there are of more; try (0, 1)"
+        )
+    return counts

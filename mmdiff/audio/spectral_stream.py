@@ -109,7 +109,7 @@ class SpectralBlocks(BlockMaker):
             magnitude = torch.cat([past.magnitude, magnitude[:, past.magnitude.shape[1] :]], 1)
         phasors, turns = self._start(magnitude)
         found = self._invert(magnitude, phasors, length)
-        final = model.correct(found, magnitude, conditions, length) if self.steps > 1 else found
+        final = model.correct(found, magnitude, conditions, length, model.phase_levels(self.steps))
         if past is not None:
             final = torch.cat([past.final, final[:, past.final.shape[1] :]], 1)
         return _Frames(magnitude, turns, found, final)

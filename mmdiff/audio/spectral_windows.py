@@ -26,6 +26,8 @@ REACH = 25
 """Frames to either side that one network evaluation hears: 8 blocks of 3, and 1 for the context."""
 PHASE_MARGIN = 112
 """Frames to either side for the phases: the network's reach, and Griffin-Lim, whose influence fades."""
+OVERLAPPING = 3
+"""Frames to either side that share samples with one."""
 
 
 def count_windows(frames: int) -> int:
@@ -64,11 +66,12 @@ def windowed_blocks(
     Tensor, shape (B, n)
     """
     frames, hop = bands.values.shape[1], model.stft.hop_length
-    count = count_windows(frames)
+    count, levels = count_windows(frames), model.phase_levels(steps)
+    margin = PHASE_MARGIN + (REACH + OVERLAPPING) * max(0, len(levels) - 1)
     turns: Tensor | None = None  # at the first frame whose phases the next window makes
     for i in range(count):
         first, last = i * WINDOW, frames if i == count - 1 else (i + 1) * WINDOW
-        low, high = max(0, first - PHASE_MARGIN), min(frames, last + PHASE_MARGIN)
+        low, high = max(0, first - margin), min(frames, last + margin)
         outer = REACH * steps
         outer_low, outer_high = max(0, low - outer), min(frames, high + outer)
         conditions = model.condition_on(bands.part(outer_low, outer_high))
@@ -78,9 +81,9 @@ def windowed_blocks(
         magnitude, conditions = magnitude[:, inner], conditions.part(inner)
         start, window_turns = single_pass_phase(magnitude, model.stft, turns)
         if i < count - 1:
-            turns = window_turns[:, last - PHASE_MARGIN - low]
+            turns = window_turns[:, max(0, last - margin) - low]
         length = min(samples, (high - 1) * hop if high < frames else samples) - low * hop
-        spectrum = model.spectrum(magnitude, start, conditions, length, correct=steps > 1)
+        spectrum = model.spectrum(magnitude, start, conditions, length, levels)
         wave = model.stft.inverse(spectrum, length)
         end = samples if i == count - 1 else last * hop
         yield wave[:, (first - low) * hop : end - low * hop]

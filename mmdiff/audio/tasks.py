@@ -10,8 +10,9 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from mmdiff.audio.losses import MultiResolutionLoss
+from mmdiff.audio.losses import LoudnessLoss, MultiResolutionLoss
 from mmdiff.audio.mel import PRESETS, MelSpec
+from mmdiff.audio.networks.critic import Critic
 from mmdiff.audio.spectral import Conditions, SpectralVocoder
 from mmdiff.audio.waveform import WaveformDiffusion
 from mmdiff.diffusion.conditions import drop_condition
@@ -20,6 +21,7 @@ from mmdiff.diffusion.scalings import edm_scalings
 from mmdiff.diffusion.schedules import BetaTable
 from mmdiff.diffusion.times import ContinuousTable, TablePoints, Times
 from mmdiff.errors import InputError
+from mmdiff.training.adversarial import critic_hinge, feature_distance, frozen, generator_hinge
 
 
 def random_mel_spec(generator: torch.Generator, native: MelSpec, variety: float = 0.5) -> MelSpec:
@@ -139,6 +141,11 @@ class SpectralTask(nn.Module):
         Griffin-Lim iterations that gradients flow through.
     share : float in (0, 1]
         Share of the batch that the denoising loss is computed on; less where it only accompanies the other.
+    hearing : float >= 0
+        Weight of the unrolled sound's :class:`LoudnessLoss`.
+    adversarial : float >= 0
+        Weight of what a critic of the unrolled sound says. The critic, the submodule ``critic``, learns beside the
+        vocoder; give it its own rate as a part of the trainer.
     """
 
     def __init__(
@@ -150,11 +157,14 @@ class SpectralTask(nn.Module):
         variety: float = 0.5,
         gradient: int = 2,
         share: float = 1.0,
+        hearing: float = 0.0,
+        adversarial: float = 0.0,
     ) -> None:
         super().__init__()
         self.vocoder = vocoder
         self.denoising, self.unrolled, self.steps = denoising, unrolled, steps
         self.variety, self.gradient, self.share = variety, gradient, share
+        self.hearing, self.adversarial = hearing, adversarial
         sigma_data = vocoder.denoiser.sigma_data
         self.objective = Objective(
             vocoder.denoiser.schedule,
@@ -162,6 +172,8 @@ class SpectralTask(nn.Module):
             weighting=lambda levels: 1 / edm_scalings(levels, sigma_data)[1].clamp_min(0.03),
         )
         self.distance = MultiResolutionLoss(vocoder.stft.sample_rate)
+        self.loudness = LoudnessLoss(vocoder.stft.sample_rate)
+        self.critic = Critic(vocoder.stft.sample_rate) if adversarial else None
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch with ``wave`` (B, samples): "loss" and its parts."""
@@ -172,8 +184,14 @@ class SpectralTask(nn.Module):
         if self.denoising:
             losses["denoising"] = self._denoising(wave, conditions, generator)
         if self.unrolled:
-            losses["unrolled"] = self._unrolled(wave, conditions, generator)
-        total = sum(getattr(self, name) * value for name, value in losses.items())
+            estimate = self._unroll(wave, conditions, generator)
+            losses["unrolled"] = self.distance(estimate, wave)
+            if self.hearing:
+                losses["hearing"] = self.loudness(estimate, wave)
+            if self.critic is not None:
+                losses["adversarial"], losses["critical"] = self._judged(self.critic, estimate, wave)
+        weighted = [getattr(self, name, 1.0) * value for name, value in losses.items()]
+        total = torch.stack(weighted).sum()
         return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
 
     def _conditions(self, wave: Tensor, generator: torch.Generator) -> Conditions:
@@ -196,10 +214,18 @@ class SpectralTask(nn.Module):
         )
         return losses.mean()
 
-    def _unrolled(self, wave: Tensor, conditions: Conditions, generator: torch.Generator) -> Tensor:
+    def _unroll(self, wave: Tensor, conditions: Conditions, generator: torch.Generator) -> Tensor:
         shape = (len(wave), 1, conditions.prior.shape[1], conditions.prior.shape[2] - 1)
         noise = torch.randn(shape, generator=generator, device=wave.device)
         choice = torch.randint(len(self.steps), (), generator=generator, device=generator.device)
         steps = self.steps[int(choice)]
-        estimate = self.vocoder(noise, conditions, steps, wave.shape[1], gradient=self.gradient)
-        return self.distance(estimate, wave)
+        estimate: Tensor = self.vocoder(noise, conditions, steps, wave.shape[1], gradient=self.gradient)
+        return estimate
+
+    def _judged(self, critic: Critic, estimate: Tensor, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses of the vocoder, whose result is judged, and of the critic."""
+        real, made, seen = critic(wave), critic(estimate.detach()), frozen(critic)(estimate)
+        similar = [feature_distance(r.features, s.features) for r, s in zip(real, seen, strict=True)]
+        deceived = generator_hinge([s.score for s in seen])
+        critical = critic_hinge([r.score for r in real], [m.score for m in made])
+        return deceived + 2 * torch.stack(similar).mean(), critical

@@ -21,6 +21,7 @@ def vocoder_validation(
     clips: Sequence[Clip],
     *,
     steps: int | None = None,
+    other_steps: Sequence[int] = (),
     count: int = 10,
     keep: int = 2,
     device: str | None = None,
@@ -33,6 +34,8 @@ def vocoder_validation(
         Validation recordings; ``count`` of them, evenly spaced, are copied by analysis and synthesis.
     steps : int, optional
         Network evaluations; default: the model's.
+    other_steps : sequence of int
+        Other numbers of them to measure too; the names of their metrics end in ``_{number}``.
     count, keep : int
         Clips measured, and clips whose sound and spectrogram are kept.
     device : str, optional
@@ -51,9 +54,11 @@ def vocoder_validation(
         images = {}
         for number, clip in enumerate(chosen):
             wave, _ = read(clip.path, sample_rate=vocoder.sample_rate)
-            estimate = copy_synthesis(vocoder, wave, steps=steps, seed=number).cpu()
-            for name, value in evaluate(wave[0], estimate[0], vocoder.sample_rate, _METRICS).items():
-                totals.setdefault(name, []).append(value)
+            for count in (*other_steps, steps):
+                estimate = copy_synthesis(vocoder, wave, steps=count, seed=number).cpu()
+                ending = "" if count == steps else f"_{count}"
+                for name, value in evaluate(wave[0], estimate[0], vocoder.sample_rate, _METRICS).items():
+                    totals.setdefault(name + ending, []).append(value)
             if number < keep:
                 audio[f"clip{number}"] = (estimate[0], vocoder.sample_rate)
                 images[f"clip{number}"] = vocoder.mel(estimate, vocoder.sample_rate)[0].flip(0).cpu().numpy()

@@ -1,15 +1,20 @@
 """Spectral vocoder: a few-step diffusion of the magnitude spectrogram, then phase; one model for every mel preset.
 
-Two trainings, one after the other, each resumable:
+Trainings, one after the other, each resumable:
 
 1. ``RUN/magnitude``: the denoiser at random noise levels (flow matching on standardised magnitudes).
 2. ``RUN/joint``: denoiser and phase network together, through the few-step sampler as it will be used, with
-   waveform losses (the sampler is unrolled in training), the denoising loss staying on as a second term.
+   waveform losses (the sampler is unrolled in training), the denoising loss staying on as a second term. One
+   evaluation is trained beside two and three: the phase network learns to do without a sampled magnitude too.
+3. ``RUN/adversarial``, if ``adversarial_steps`` says so: as 2, with a critic of spectra that learns beside them.
 
-The model folder is ``RUN/model``. Run it with one of
+With ``init`` the first is left out and the second goes on from a model's weights. The model folder is ``RUN/model``.
+Run it with one of
 
     mmdiff run spectral_vocoder.tiny                     # seconds; shows that everything works
     mmdiff run spectral_vocoder --fetch true             # the shipped vocoder-16k, on Debian's free speech
+    mmdiff run spectral_vocoder.continued                # go on training what is shipped
+    mmdiff run spectral_vocoder.unseen                   # the same with two speakers held out
     mmdiff run spectral_vocoder.ljspeech --data LJSpeech-1.1
     mmdiff run spectral_vocoder --resume true            # go on after an interruption
 """
@@ -21,7 +26,7 @@ from typing import Any
 
 import torch
 
-from mmdiff.audio.data import AudioCrops, find_train_valid
+from mmdiff.audio.data import AudioCrops, Clip, find_train_valid
 from mmdiff.audio.fetch import fetch_debian_speech
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.phase import PhaseNet
@@ -30,15 +35,19 @@ from mmdiff.audio.stft import Stft
 from mmdiff.audio.tasks import SpectralTask
 from mmdiff.audio.validation import vocoder_validation
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
-from mmdiff.hub import save_model
-from mmdiff.training import Trainer, load_weights
+from mmdiff.errors import InputError
+from mmdiff.hub import load_model, save_model
+from mmdiff.training import Part, Trainer, load_weights
+from mmdiff.weights import assign_tensors, named_tensors
 
 
 def main(
     data: Path = Path("data/speech-16k"),
     run_dir: Path = Path("runs/spectral_vocoder"),
     layout: str = "auto",
+    leave_out: tuple[str, ...] = (),
     fetch: bool = False,
+    init: str | None = None,
     resume: bool = False,
     sample_rate: int = 16_000,
     n_fft: int = 1024,
@@ -50,6 +59,7 @@ def main(
     iterations: int = 16,
     final_iterations: int = 32,
     final_steps: int = 2,
+    corrections: tuple[int, ...] = (1, 1, 2),
     crop_frames: int = 64,
     batch_size: int = 8,
     magnitude_steps: int = 5000,
@@ -58,7 +68,12 @@ def main(
     joint_batch: int = 4,
     joint_rate: float = 6e-4,
     denoising: float = 0.1,
-    unrolled_steps: tuple[int, ...] = (2, 2, 2, 3, 4),
+    hearing: float = 0.1,
+    unrolled_steps: tuple[int, ...] = (1, 1, 2, 2, 3),
+    adversarial_steps: int = 0,
+    adversarial_rate: float = 1e-4,
+    adversarial: float = 0.02,
+    critic_rate: float = 4e-4,
     variety: float = 0.5,
     ema: float = 0.998,
     validate_every: int = 500,
@@ -75,7 +90,10 @@ def main(
             train and valid, one recording in fifty validates.
         run_dir: Gets checkpoints, logs and the finished model.
         layout: How ``data`` is laid out; see mmdiff.audio.data.find_audio.
+        leave_out: Speakers whose recordings are neither trained nor validated on.
         fetch: Build ``data`` from Debian's free speech packages first (54 MB, needs apt-get).
+        init: Model to go on from, instead of the first training: a folder, a shipped name or a hub id. Its networks
+            and STFT must be as large as asked for here.
         resume: Go on from the newest checkpoints in ``run_dir``.
         sample_rate: Rate of the model in Hz.
         n_fft: Window of the model's STFT in samples.
@@ -87,15 +105,22 @@ def main(
         iterations: Griffin-Lim iterations between the networks in training.
         final_iterations: The same in the finished model; more cost little and give more.
         final_steps: Network evaluations of the finished model by default.
+        corrections: How many evaluations of the phase network are among one, two ... evaluations; see
+            mmdiff.audio.spectral.SpectralVocoder.
         crop_frames: Length of training crops in hops.
         batch_size: Crops per update of the first training.
         magnitude_steps: Updates of the first training.
         magnitude_rate: Its peak learning rate.
-        joint_steps: Updates of the second.
+        joint_steps: Updates of the second; 0 leaves it out.
         joint_batch: Its crops per update.
         joint_rate: Its peak learning rate.
         denoising: Weight of the denoising loss in the second.
+        hearing: Weight of the loss of loudness, which is akin to PESQ.
         unrolled_steps: Numbers of network evaluations to train the sampler for.
+        adversarial_steps: Updates of the third training; 0 leaves it out.
+        adversarial_rate: Its peak learning rate.
+        adversarial: Weight of the critic's judgement in it.
+        critic_rate: Peak learning rate of the critic.
         variety: Share of batches with another mel definition than the model's own.
         ema: Decay of the weight average that is kept.
         validate_every: Updates between validations.
@@ -113,12 +138,16 @@ def main(
     network = {"channels": channels, "depth": depth, "bands": bands}
     phase = PhaseNet(stft, **network)
     magnitude = MagnitudeNet(stft, **network)
-    vocoder = SpectralVocoder(stft, mel, magnitude, phase, iterations)
+    vocoder = SpectralVocoder(stft, mel, magnitude, phase, iterations, final_steps, corrections)
+    if init:
+        assign_tensors(vocoder, named_tensors(load_model(init)), source=init)
     set_compute_dtype(vocoder, pick_compute_dtype(pick_device(device), dtype))
 
-    train, valid = find_train_valid(data, layout)
+    train, valid = (without_speakers(clips, leave_out) for clips in find_train_valid(data, layout))
     crops = AudioCrops(train, sample_rate, crop_frames * hop_length, seed=seed, align=hop_length)
-    validate = vocoder_validation(valid, device=device)
+    validate = vocoder_validation(
+        valid, other_steps=sorted({1, *unrolled_steps} - {final_steps}), device=device
+    )
 
     def train_stage(name: str, task: SpectralTask, **settings: Any) -> None:
         trainer = Trainer(
@@ -138,20 +167,40 @@ def main(
         )
         load_weights(task, trainer.fit(resume=resume))
 
-    phase.requires_grad_(False)
-    task = SpectralTask(vocoder, denoising=1.0, unrolled=0.0, variety=variety)
-    train_stage("magnitude", task, steps=magnitude_steps, batch_size=batch_size, learning_rate=magnitude_rate)
+    if not init:
+        phase.requires_grad_(False)
+        task = SpectralTask(vocoder, denoising=1.0, unrolled=0.0, variety=variety)
+        first = {"steps": magnitude_steps, "batch_size": batch_size, "learning_rate": magnitude_rate}
+        train_stage("magnitude", task, **first)
+        phase.requires_grad_(True)
 
-    phase.requires_grad_(True)
-    task = SpectralTask(vocoder, denoising, 1.0, unrolled_steps, variety, share=0.5)
-    crops.seed += 1  # crops not seen in this order before
     # Gradients through Griffin-Lim have a long tail: clip them sooner.
-    settings = {"steps": joint_steps, "batch_size": joint_batch, "learning_rate": joint_rate}
-    train_stage("joint", task, grad_clip=0.5, **settings)
+    settings: dict[str, Any] = {"batch_size": joint_batch, "grad_clip": 0.5}
+    unrolled: dict[str, Any] = {"steps": unrolled_steps, "variety": variety, "share": 0.5, "hearing": hearing}
+    crops.seed += 1  # crops not seen in this order before
+    if joint_steps:
+        task = SpectralTask(vocoder, denoising, 1.0, **unrolled)
+        train_stage("joint", task, steps=joint_steps, learning_rate=joint_rate, **settings)
 
-    finished = SpectralVocoder(stft, mel, magnitude, phase, final_iterations, final_steps)
+    crops.seed += 1
+    if adversarial_steps:
+        task = SpectralTask(vocoder, denoising, 1.0, adversarial=adversarial, **unrolled)
+        settings["parts"] = {"critic": Part(critic_rate, (0.8, 0.99))}
+        train_stage("adversarial", task, steps=adversarial_steps, learning_rate=adversarial_rate, **settings)
+
+    finished = SpectralVocoder(stft, mel, magnitude, phase, final_iterations, final_steps, corrections)
     folder = save_model(finished, run_dir / "model")
     print(f"saved {folder}; measure it: mmdiff evaluate RECORDINGS --model {folder}")
+
+
+def without_speakers(clips: list[Clip], names: tuple[str, ...]) -> list[Clip]:
+    """Leave out what some speakers say."""
+    known = {clip.speaker for clip in clips}
+    if unknown := set(names) - known:
+        raise InputError(
+            f"leave_out={sorted(unknown)} must be speakers of the data: {', '.join(sorted(known))}"
+        )
+    return [clip for clip in clips if clip.speaker not in names]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import mmdiff.audio.spectral_windows as windows
+from mmdiff.audio.baselines import without_network
 from mmdiff.audio.mel import preset
 from mmdiff.audio.noise import frame_noise
 from mmdiff.audio.phase import PhaseNet
@@ -15,16 +16,16 @@ from mmdiff.audio.tasks import SpectralTask, random_mel_spec
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.errors import InputError
 from mmdiff.registry import from_config, to_config
+from mmdiff.training.adversarial import critic_hinge
 
 STFT = Stft()
 MEL = preset("mmdiff-16k")
 
 
-def small_model(iterations: int = 4) -> SpectralVocoder:
+def small_model(iterations: int = 4, corrections: tuple[int, ...] = (0, 1)) -> SpectralVocoder:
     torch.manual_seed(0)
-    model = SpectralVocoder(
-        STFT, MEL, MagnitudeNet(STFT, channels=16, depth=2), PhaseNet(STFT, channels=16, depth=2), iterations
-    )
+    networks = (MagnitudeNet(STFT, channels=16, depth=2), PhaseNet(STFT, channels=16, depth=2))
+    model = SpectralVocoder(STFT, MEL, *networks, iterations, corrections=corrections)
     with torch.no_grad():  # corrections that matter
         model.phase.network.write.weight.mul_(20)
     return model.eval()
@@ -84,9 +85,10 @@ def test_zero_temperature_has_no_diversity(vocoder):
     torch.testing.assert_close(vocoder(mel, seed=1, temperature=0.0), vocoder(mel, seed=2, temperature=0.0))
 
 
-def test_windows_give_what_the_whole_gives(monkeypatch):
+@pytest.mark.parametrize("corrections", [(0, 1), (1, 1, 2)])
+def test_windows_give_what_the_whole_gives(monkeypatch, corrections):
     """Six windows against one: the same waveform to -60 dB, no seam at the joints."""
-    vocoder = Vocoder(small_model(iterations=8), device="cpu", dtype="float32")
+    vocoder = Vocoder(small_model(8, corrections), device="cpu", dtype="float32")
     mel = vocoder.mel(sound(16_000 * 13), 16_000)
     whole = vocoder(mel, steps=3)
     monkeypatch.setattr(windows, "WINDOW", 128)
@@ -126,8 +128,64 @@ def test_one_evaluation_leaves_out_the_phase_network():
     torch.testing.assert_close(one, Vocoder(plain, device="cpu", dtype="float32")(mel, steps=1))
 
 
+def test_evaluations_are_shared_out_as_corrections_say():
+    old, new = small_model(), small_model(corrections=(1, 1, 2))
+    sampled = {model: [len(model.grid(steps)) - 1 for steps in range(1, 6)] for model in (old, new)}
+    assert sampled == {old: [1, 1, 2, 3, 4], new: [0, 1, 1, 2, 3]}
+    assert [old.phase_levels(steps) for steps in (1, 2, 5)] == [(), (0.0,), (0.0,)]
+    assert [new.phase_levels(steps) for steps in (1, 2, 3, 5)] == [(1.0,), (0.0,), (0.0, 0.5), (0.0, 0.5)]
+    for wrong in ((), (2,), (0, 2), (1, -1)):
+        with pytest.raises(InputError, match="corrections"):
+            small_model(corrections=wrong)
+
+
+def test_one_evaluation_can_correct_what_the_pipeline_makes_without_networks():
+    model = small_model(corrections=(1, 1))
+    with torch.no_grad():  # so that it matters what the network is told
+        for block in model.phase.network.blocks:
+            block.modulation.weight.normal_(std=0.3)
+        wave = sound(8192)
+        mel = MEL(wave)
+        conditions = model.conditions(mel, MEL, STFT.frames(8192))
+        plain = STFT(without_network(model, mel[0], MEL, 8192)[None])
+        magnitude = conditions.bands.rescale(conditions.prior)
+        expected, other = (
+            STFT.inverse(model.phase(plain, magnitude, conditions.prior, conditions.context, level), 8192)
+            for level in (1.0, 0.0)
+        )
+    found = Vocoder(model, device="cpu", dtype="float32")(mel, steps=1, samples=8192, seed=3)
+    torch.testing.assert_close(found, expected.clamp(-1, 1), atol=1e-4, rtol=0)
+    assert float((expected - other).abs().amax()) > 1e-3
+
+
+def test_an_adversarial_task_keeps_the_players_apart():
+    model = small_model(corrections=(1, 1)).train()
+    task = SpectralTask(
+        model, denoising=0.0, unrolled=1.0, steps=(1,), variety=0.0, hearing=0.1, adversarial=0.1
+    )
+    batch = {"wave": torch.cat([sound(8192, seed) for seed in range(2)])}
+    losses = task(batch, torch.Generator().manual_seed(0))
+    assert losses.keys() == {"loss", "unrolled", "hearing", "adversarial", "critical"}
+    weights = {"unrolled": 1.0, "hearing": 0.1, "adversarial": 0.1, "critical": 1.0}
+    expected = sum(weight * float(losses[name]) for name, weight in weights.items())
+    assert float(losses["loss"].detach()) == pytest.approx(expected, rel=1e-5)
+    losses["loss"].backward()
+    with torch.no_grad():
+        estimate = task._unroll(
+            batch["wave"], task._conditions(batch["wave"], torch.Generator()), torch.Generator()
+        )
+    own = critic_hinge(
+        [j.score for j in task.critic(batch["wave"])], [j.score for j in task.critic(estimate)]
+    )
+    for parameter, grad in zip(
+        task.critic.parameters(), torch.autograd.grad(own, list(task.critic.parameters())), strict=True
+    ):
+        torch.testing.assert_close(parameter.grad, grad, atol=1e-5, rtol=1e-3)
+    assert all(p.grad is not None for p in model.phase.parameters())
+
+
 def test_models_survive_their_config():
-    model = small_model()
+    model = small_model(corrections=(1, 1, 2))
     twin = from_config(to_config(model))
     twin.load_state_dict(model.state_dict())
     mel = torch.randn(1, 80, 12) - 5
