@@ -43,7 +43,7 @@ def load(source: str | Path, device: str | None = None, dtype: str | None = None
     >>> gen = load("clips-32")  # doctest: +SKIP
     >>> clip = gen("a seven moving left", seed=0)  # doctest: +SKIP
     """
-    from mmdiff.audio.sound_model import SoundModel
+    from mmdiff.audio.sound_model import SoundMaker
     from mmdiff.audio.vocoder_model import VocoderModel
     from mmdiff.errors import InputError
     from mmdiff.hub import find_model, load_model
@@ -53,10 +53,13 @@ def load(source: str | Path, device: str | None = None, dtype: str | None = None
         from mmdiff.audio.vocoder import Vocoder
 
         return Vocoder(model, device, dtype)
-    if isinstance(model, SoundModel):
+    if isinstance(model, SoundMaker):
         from mmdiff.audio.generator import SoundGenerator
 
-        return SoundGenerator(model, device, dtype)
+        vocoder = load_model(model.vocoder) if model.vocoder else None
+        if not isinstance(vocoder, VocoderModel | None):
+            raise InputError(f"source={str(source)!r} needs {model.vocoder!r}, which is no vocoder")
+        return SoundGenerator(model, device, dtype, vocoder)
     from mmdiff.video.generator import ClipGenerator
     from mmdiff.video.model import ClipModel
 

@@ -9,6 +9,7 @@ from mmdiff.commands.dispatch import dispatch
 
 COMMANDS = {
     "vocode": "mmdiff.commands.vocode:vocode",
+    "sound": "mmdiff.commands.sound:sound",
     "clip": "mmdiff.commands.clip:clip",
     "mel": "mmdiff.commands.mel:mel",
     "recipes": "mmdiff.commands.recipes:recipes",

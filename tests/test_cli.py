@@ -16,6 +16,8 @@ from mmdiff.parsing import build_parser, describe
 SURFACE = {
     "vocode": "IN --out --model --steps --sampler --schedule --seed --temperature --mel-preset --device --dtype "
     "--plot --json",
+    "sound": "LABEL --model --out --num --seed --seconds --steps --sampler --schedule --guidance --temperature --device "
+    "--dtype --json",
     "clip": "PROMPT --out --model --prompts --num --seed --frames --size --fps --steps --sampler --schedule "
     "--guidance --continue-from --keyframes --places --inpaint --mask --outpaint --margins --upscale --factor --loop "
     "--method --plot --device --dtype --json",

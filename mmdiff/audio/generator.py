@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmdiff.audio.sampling import decide_sampling, item_generators, item_seeds
-from mmdiff.audio.sound_model import SoundModel
+from mmdiff.audio.sampling import decide_sampling, item_seeds
+from mmdiff.audio.sound_model import SoundMaker
+from mmdiff.audio.vocoder import Vocoder
+from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.errors import InputError
 from mmdiff.media.grid_tables import GridSource
@@ -19,20 +20,25 @@ from mmdiff.progress import track
 Label = str | int | None
 """A class by its name or number; None leaves it to the model."""
 
-NOISE_BLOCK = 256
-"""Samples that :func:`mmdiff.audio.noise.frame_noise` draws as one frame."""
-
 
 class SoundGenerator:
-    """Make sound with a diffusion model that needs no spectrogram.
+    """Make sound with a diffusion model that is told a label, or nothing.
 
     Parameters
     ----------
-    model : SoundModel
+    model : SoundMaker
+        An ``nn.Module`` as well, such as :class:`mmdiff.audio.sound_model.SoundModel`.
     device : str, optional
         Default: the fastest there is.
     dtype : {"auto", "float32", "bfloat16", "float16"}, optional
         Of the network's matrix products.
+    vocoder : VocoderModel, optional
+        For a model that makes spectrograms.
+
+    Raises
+    ------
+    InputError
+        There is no such device or dtype, or the model needs a vocoder of its sampling rate.
 
     Examples
     --------
@@ -42,10 +48,23 @@ class SoundGenerator:
     torch.Size([1, 16000])
     """
 
-    def __init__(self, model: SoundModel, device: str | None = None, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        model: SoundMaker,
+        device: str | None = None,
+        dtype: str | None = None,
+        vocoder: VocoderModel | None = None,
+    ) -> None:
+        assert isinstance(model, nn.Module)
+        if model.vocoder and (vocoder is None or vocoder.sample_rate != model.sample_rate):
+            raise InputError(
+                f"vocoder must be a model at {model.sample_rate} Hz, such as {model.vocoder!r}: this model makes "
+                "spectrograms; mmdiff.load finds it by itself"
+            )
         self.device = pick_device(device)
         self.model = model.to(self.device).eval()
         set_compute_dtype(self.model, pick_compute_dtype(self.device, dtype))
+        self.vocoder = Vocoder(vocoder, device, dtype) if model.vocoder and vocoder is not None else None
 
     @property
     def sample_rate(self) -> int:
@@ -109,35 +128,50 @@ class SoundGenerator:
         InputError
             There is no such label, or a number makes no sense.
         """
-        labels = [label] if label is None or isinstance(label, str | int) else list(label)
+        labels = self.check(label)
         seconds = self.model.seconds if seconds is None else seconds
         if min(num, batch, len(labels)) < 1 or not 0 < seconds < math.inf:
             raise InputError(
                 f"num={num}, batch={batch} and the number of labels must be at least 1, seconds={seconds} positive"
             )
         sampling = decide_sampling(self.model, steps, sampler, grid)
-        numbers = torch.tensor([self._number(name) for name in labels for _ in range(num)])
+        numbers = torch.tensor([self.number(name) for name in labels for _ in range(num)])
         samples = max(1, round(seconds * self.sample_rate))
         scale = self.model.guidance if guidance is None else guidance
-        denoise = self.model.guided(self.model.denoise_windows(samples), scale)
         seeds = item_seeds(seed, len(numbers))
         made = []
         with torch.inference_mode():
             for first in track(range(0, len(seeds), batch), "making sound", show=progress):
                 some, told = seeds[first : first + batch], numbers[first : first + batch].to(self.device)
-                noise = self.model.starting_noise(some, math.ceil(samples / NOISE_BLOCK), NOISE_BLOCK)
-                wave = self.model.run_sampler(
-                    functools.partial(denoise, **self.model.conditions({"label": told})),
-                    noise[..., :samples],
-                    generator=item_generators(some, self.device),
-                    grid=sampling.grid,
-                    sampler=sampling.sampler,
+                result = self.model.make(
+                    told,
+                    seeds=some,
+                    samples=samples,
+                    sampling=sampling,
+                    guidance=scale,
                     temperature=temperature,
                 )
-                made.append(wave[:, 0].clamp(-1, 1))
+                made.append(self._voiced(result, some, samples))
         return torch.cat(made)
 
-    def _number(self, label: Label) -> int:
+    def check(self, label: Label | Sequence[Label]) -> list[Label]:
+        """List what is asked for, or raise InputError where the model has no such label."""
+        labels = [label] if label is None or isinstance(label, str | int) else list(label)
+        for name in labels:
+            self.number(name)
+        return labels
+
+    def _voiced(self, made: Tensor, seeds: list[int], samples: int) -> Tensor:
+        """Sound (B, samples) of what the model made."""
+        if self.vocoder is None:
+            return made
+        spec = self.vocoder.mel_spec
+        return torch.cat(
+            list(self.vocoder.blocks(made, mel_spec=spec, seed=seeds, samples=samples, measured=True)), 1
+        )
+
+    def number(self, label: Label) -> int:
+        """Return what the network is told for a label, or for none."""
         if label is None:
             return len(self.labels)
         if isinstance(label, str) and label in self.labels:

@@ -1,23 +1,95 @@
-"""A model of sound without a spectrogram: unconditional, or told what to make by a label."""
+"""Models of sound of their own: unconditional, or told what to make by a label."""
 
 from __future__ import annotations
 
+import functools
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from mmdiff.audio.networks.waveform import WaveformNetwork
+from mmdiff.audio.sampling import Sampling, item_generators
 from mmdiff.audio.waveform import WaveformDiffusion
-from mmdiff.diffusion.denoiser import DenoiserFunction
+from mmdiff.diffusion.denoiser import Denoiser, DenoiserFunction
 from mmdiff.diffusion.guidance import ClassifierFree
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.errors import InputError
 from mmdiff.registry import register
 
+NOISE_BLOCK = 256
+"""Samples that :func:`mmdiff.audio.noise.frame_noise` draws as one frame."""
+
+
+class SoundMaker(ABC):
+    """What the sound pipeline asks of a model.
+
+    Attributes
+    ----------
+    sample_rate : int, Hz
+    seconds : float
+        Length of the sounds it was trained on.
+    labels : tuple of str
+        What it can be told to make.
+    guidance : float
+        Scale of classifier-free guidance by default.
+    vocoder : str
+        Model that makes sound of the spectrograms this one makes; empty if it makes sound itself.
+    default_steps, default_sampler, other_evaluations, denoiser
+        As for :class:`mmdiff.audio.vocoder_model.VocoderModel`.
+    """
+
+    sample_rate: int
+    seconds: float
+    labels: tuple[str, ...]
+    guidance: float
+    vocoder: str = ""
+    default_steps: int
+    default_sampler: str
+    other_evaluations: int
+    denoiser: Denoiser
+
+    @abstractmethod
+    def grid(self, steps: int) -> Tensor:
+        """Times for so many network evaluations."""
+
+    @abstractmethod
+    def make(
+        self,
+        label: Tensor,
+        *,
+        seeds: Sequence[int],
+        samples: int,
+        sampling: Sampling,
+        guidance: float,
+        temperature: float,
+    ) -> Tensor:
+        """Make sounds (B, samples), or their spectrograms (B, n_mels, frames) for the vocoder, of labels (B,)."""
+
+    def conditions(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Pass on ``label`` (B,) int64, which a network without classes does not want."""
+        return {"label": batch["label"]} if self.labels else {}
+
+    def guided(self, denoise: DenoiserFunction, scale: float) -> DenoiserFunction:
+        """Exaggerate the label by classifier-free guidance."""
+        if scale == 1 or not self.labels:
+            return denoise
+        return ClassifierFree(denoise, scale, {"label": len(self.labels)})
+
+
+def checked_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
+    """Return the labels of a network of so many classes, or raise InputError."""
+    if classes != len(labels) or len(set(labels)) != len(labels):
+        raise InputError(
+            f"labels={tuple(labels)} must be {classes} different names, one for each of the network's classes"
+        )
+    return tuple(labels)
+
 
 @register
-class SoundModel(WaveformDiffusion):
+class SoundModel(WaveformDiffusion, SoundMaker):
     """A waveform network that needs no spectrogram, with what its users need to know.
 
     Parameters
@@ -61,23 +133,36 @@ class SoundModel(WaveformDiffusion):
             raise InputError(
                 f"network with n_mels={network.n_mels} must be one without a spectrogram, n_mels=0"
             )
-        if network.classes != len(labels) or len(set(labels)) != len(labels):
-            raise InputError(
-                f"labels={tuple(labels)} must be {network.classes} different names, one for each of the "
-                "network's classes"
-            )
+        labels = checked_labels(labels, network.classes)
         if not (seconds > 0 and sample_rate > 0):
             raise InputError(f"seconds={seconds} and sample_rate={sample_rate} must be positive")
         super().__init__(network, schedule, steps, inference_betas, clamp, window)
-        self.sample_rate, self.seconds, self.labels = sample_rate, seconds, tuple(labels)
+        self.sample_rate, self.seconds, self.labels = sample_rate, seconds, labels
         self.guidance = guidance
 
     def conditions(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Pass on ``label`` (B,) int64, which a network without classes does not want."""
-        return {"label": batch["label"]} if self.labels else {}
+        return SoundMaker.conditions(self, batch)
 
-    def guided(self, denoise: DenoiserFunction, scale: float) -> DenoiserFunction:
-        """Exaggerate the label by classifier-free guidance."""
-        if scale == 1 or not self.labels:
-            return denoise
-        return ClassifierFree(denoise, scale, {"label": self.network.classes})
+    def make(
+        self,
+        label: Tensor,
+        *,
+        seeds: Sequence[int],
+        samples: int,
+        sampling: Sampling,
+        guidance: float,
+        temperature: float,
+    ) -> Tensor:
+        """Make sounds (B, samples) of labels (B,)."""
+        denoise = self.guided(self.denoise_windows(samples), guidance)
+        noise = self.starting_noise(seeds, math.ceil(samples / NOISE_BLOCK), NOISE_BLOCK)
+        wave = self.run_sampler(
+            functools.partial(denoise, **self.conditions({"label": label})),
+            noise[..., :samples],
+            generator=item_generators(seeds, label.device),
+            grid=sampling.grid,
+            sampler=sampling.sampler,
+            temperature=temperature,
+        )
+        return wave[:, 0].clamp(-1, 1)

@@ -73,7 +73,7 @@ def plan_outputs(
     sheets = [] if plot is None else [Path(plot).expanduser()]
     clips: list[Path | None]
     if target is None:
-        clips = list(_numbered([_default(text, inputs, tag) for text in prompts], ".mp4"))
+        clips = list(numbered([_default(text, inputs, tag) for text in prompts], ".mp4"))
     elif "%" in target.name or (suffix == ".png" and single and frames == 1):
         if not single:
             raise InputError(f"out={out!r} is for one clip, but there are {len(prompts)}: name a folder")
@@ -81,16 +81,16 @@ def plan_outputs(
     elif suffix == ".png":
         clips, sheets = [None] * len(prompts), [target, *sheets]
     elif suffix in FILMS and not target.is_dir():
-        clips = [target] if single else list(_numbered([target.with_suffix("")] * len(prompts), suffix))
+        clips = [target] if single else list(numbered([target.with_suffix("")] * len(prompts), suffix))
     elif suffix and not target.is_dir():
         raise InputError(f"out={out!r} must be a folder or end in {', '.join((*FILMS, '.png'))}")
     else:
-        clips = list(_numbered([target / _default(text, inputs, tag).name for text in prompts], ".mp4"))
+        clips = list(numbered([target / _default(text, inputs, tag).name for text in prompts], ".mp4"))
     if any(sheet.suffix.lower() != ".png" for sheet in sheets):
         raise InputError(f"plot={plot!r} must end in .png")
     listed = [] if list_file is None else [Path(list_file).expanduser()]
     named = [*filter(None, clips), *sheets]
-    _check_places(named)
+    check_places(named)
     _check_replacing(named, [*inputs, *listed], frames)
     return Outputs(tuple(clips), tuple(sheets))
 
@@ -101,7 +101,7 @@ def _default(prompt: str | None, inputs: Sequence[Path], tag: str | None) -> Pat
     return Path(re.sub(r"[^\w.]+", "-", prompt or "")[:_NAME].strip("-._").lower() or "clip")
 
 
-def _numbered(stems: list[Path], suffix: str) -> Iterator[Path]:
+def numbered(stems: list[Path], suffix: str) -> Iterator[Path]:
     """Add the suffix; number what would have the same name."""
     count, seen = Counter(stems), Counter[Path]()
     for stem in stems:
@@ -110,7 +110,8 @@ def _numbered(stems: list[Path], suffix: str) -> Iterator[Path]:
         yield stem.with_name(f"{name}{suffix}")
 
 
-def _check_places(targets: Sequence[Path]) -> None:
+def check_places(targets: Sequence[Path]) -> None:
+    """Raise InputError where a file cannot be written for what is in its way."""
     for path in targets:
         if path.exists() and not path.is_file():
             raise InputError(f"out: {str(path)!r} is there and is no file; choose another name")

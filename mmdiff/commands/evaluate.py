@@ -42,6 +42,10 @@ def evaluate(
     each measure, the real-time factor (RTF) and the diversity: the log-spectral distance in dB between two
     seeds' results.
 
+    Models of spoken digits: what a recogniser hears of them; with the folder of "mmdiff fetch digits-16k", beside
+    recordings of voices that neither has heard and variations of the training recordings, with distances between
+    the distributions, and whether the model repeats its training recordings.
+
     Models of clips: without a reference, moving digits made of captions, judged frame by frame beside real clips
     of the same captions; with a folder of videos, the loss on them, distances between the distributions, and
     prediction of what follows; with --edits, filling in what is missing of real clips, by each way the model
@@ -80,7 +84,8 @@ def evaluate(
         the model is told nothing unless one of them is given; of a folder's captions it is told unless this is
         "none".
     num : int, optional
-        Moving digits: clips for each caption. Default: 1; 10 for held-out captions.
+        Moving digits: clips for each caption. Default: 1; 10 for held-out captions. Spoken digits: sounds of each
+        label. Default: 4.
     seed : int, optional
         Clips: of the first one's noise; the next has the next number. Default: 0.
     sampler : str, optional
@@ -89,7 +94,8 @@ def evaluate(
         Clips: how closely to follow the caption; default: the model's.
     features : str, optional
         Clips: network for distances between distributions: judge (of moving digits, and their default),
-        torchvision:NAME such as torchvision:r3d_18, or a TorchScript file such as the published I3D.
+        torchvision:NAME such as torchvision:r3d_18, or a TorchScript file such as the published I3D. Spoken
+        digits: the recogniser, word-judge or a folder of the recipe word_judge.
     edits : bool
         Clips: measure prediction, interpolation, in- and outpainting, and upsampling in space and time.
     device : str, optional
@@ -108,6 +114,7 @@ def evaluate(
     mmdiff evaluate data/speech-16k --split test --mel-presets all -o results.json
     mmdiff evaluate recordings/ --steps 2 --lookaheads 2 4 8 16 --no-baselines
     mmdiff evaluate recordings/ recordings.vocoded/ --measures pesq stoi f0_error
+    mmdiff evaluate data/digits-16k --model runs/digits-16k/model
     mmdiff evaluate --model clips-32 -o results.md
     mmdiff evaluate --model clips-32 --captions held-out --steps 10 20 -o results.json
     mmdiff evaluate --model clips-32 --edits --limit 32
@@ -161,6 +168,14 @@ def evaluate(
         refuse_options(for_sound, f"vocoders, and {model!r} is a model of clips")
         options = ClipOptions(reference=reference, **shared, **for_clips)
         return evaluate_clips(pipeline, options)
+    if type(pipeline).__name__ == "SoundGenerator" and not edits:
+        from mmdiff.commands.evaluate_spoken import evaluate_spoken
+
+        refused = {**for_sound, "captions": captions, "split": split, "limit": limit}
+        refuse_options(refused, f"vocoders and models of clips, and {model!r} makes sound of labels")
+        told = {"reference": reference, "model": model, "steps": steps, "out": out, "json": json}
+        asked = {"num": num, "seed": seed, "sampler": sampler, "guidance": guidance, "features": features}
+        return evaluate_spoken(pipeline, **told, **asked)
     from mmdiff.commands.evaluate_sound import SoundOptions, evaluate_recordings
 
     refuse_options(for_clips, f"models of clips, and {model!r} is a vocoder")

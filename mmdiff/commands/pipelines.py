@@ -9,8 +9,12 @@ from mmdiff.errors import InputError
 from mmdiff.hub import find_model, shipped_models
 
 P = TypeVar("P")
-_COMMANDS = {"Vocoder": "mmdiff vocode", "ClipGenerator": "mmdiff clip"}
-_SHIPPED = {"Vocoder": ("SpectralVocoder",), "ClipGenerator": ("ClipModel",)}
+_COMMANDS = {"Vocoder": "mmdiff vocode", "ClipGenerator": "mmdiff clip", "SoundGenerator": "mmdiff sound"}
+_SHIPPED = {
+    "Vocoder": ("SpectralVocoder",),
+    "ClipGenerator": ("ClipModel",),
+    "SoundGenerator": ("MelSoundModel", "SoundModel"),
+}
 
 
 def load_pipeline(kind: type[P], model: str, device: str | None, dtype: str | None) -> P:
@@ -27,8 +31,9 @@ def load_pipeline(kind: type[P], model: str, device: str | None, dtype: str | No
     pipeline = mmdiff.load(find_model(model, *classes), device, dtype)
     if not isinstance(pipeline, kind):
         other = _COMMANDS.get(type(pipeline).__name__, "mmdiff.load in Python")
+        shipped = ", ".join(shipped_models(*classes))
+        such = f", such as the shipped {shipped}" if shipped else ""
         raise InputError(
-            f"model={model!r} must be one for `{_COMMANDS[kind.__name__]}`, such as the shipped "
-            f"{', '.join(shipped_models(*classes))}; it is one for `{other}`"
+            f"model={model!r} must be one for `{_COMMANDS[kind.__name__]}`{such}; it is one for `{other}`"
         )
     return pipeline

@@ -41,3 +41,24 @@ def noise():
         return 0.7 * smooth / smooth.abs().max()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def spoken(tmp_path_factory) -> Path:
+    """Folder like that of spoken digits: tones for words, of one voice to train on and two to test with."""
+    folder = tmp_path_factory.mktemp("spoken")
+    names = "zero one two three four five six seven eight nine other".split()
+    rows: dict[str, list[str]] = {"train": [], "test": []}
+    time = torch.arange(16_000) / 16_000
+    inside = ((time - 0.5).abs() < 0.2).float()
+    for number, voice in enumerate(("en-anna", "en-boris", "es-carla")):
+        (folder / voice).mkdir()
+        part = "test" if number else "train"
+        for digit, name in enumerate(names):
+            pitch = 300 + 250 * digit + 60 * number
+            wave = 0.3 * inside * torch.sin(2 * torch.pi * pitch * time)
+            io.write(folder / voice / f"{name}.flac", wave[None], 16_000)
+            rows[part].append(f"{voice}/{name}.flac,{voice},{name}\n")
+    for part, lines in rows.items():
+        (folder / f"{part}.csv").write_text("path,speaker,text\n" + "".join(lines))
+    return folder
