@@ -10,6 +10,7 @@ from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from mmdiff.audio.edits import SoundEdit, spans
+from mmdiff.audio.stft import Stft
 
 ORDER = 32
 _CONTEXT = 1024  # samples to either side that coefficients are found from
@@ -61,12 +62,12 @@ def extrapolate(known: np.ndarray, count: int, order: int = ORDER) -> np.ndarray
 
 
 def autoregressive(edit: SoundEdit, order: int = ORDER) -> Tensor:
-    """Fill in what an autoregressive process around it would most probably hold, and keep to bounds.
+    """Fill in what an autoregressive process around each gap would most probably hold.
 
     Parameters
     ----------
     edit : SoundEdit
-        Clipped samples, or gaps.
+        Gaps; of clipped samples bounds are not kept to.
     order : int > 0
 
     Returns
@@ -88,13 +89,6 @@ def autoregressive(edit: SoundEdit, order: int = ORDER) -> Tensor:
                 if usable < 1 or not row.any():
                     break
                 row[:] = interpolate(row, given, librosa.lpc(row, order=usable))
-                if edit.side is not None:
-                    here = SoundEdit(
-                        *(edit.wave[item : item + 1, low:high].double().cpu(), edit.sample_rate),
-                        torch.from_numpy(given)[None],
-                        edit.side[item : item + 1, low:high].cpu(),
-                    )
-                    row[:] = here.finish(torch.from_numpy(row)[None])[0].numpy()
     return torch.from_numpy(whole).to(edit.wave)
 
 
@@ -133,8 +127,44 @@ def _clusters(gaps: list[tuple[int, int]], near: int) -> list[tuple[int, int]]:
     return joined
 
 
+def sparsity(edit: SoundEdit, step: int = 1, window: float = 0.064) -> Tensor:
+    """Find sound of few frequencies at a time that keeps to what is known (A-SPADE).
+
+    Parameters
+    ----------
+    edit : SoundEdit
+        Clipped samples, or gaps.
+    step : int > 0
+        Frequencies a frame that every iteration allows more; as many iterations as use up half of them.
+    window : float, seconds
+        Length of a frame, to the next power of two.
+
+    Returns
+    -------
+    Tensor, shape of ``edit.wave``
+
+    References
+    ----------
+    Kitić, Bertin & Gribonval (2015), "Sparsity and cosparsity for audio declipping", algorithm 1,
+    https://arxiv.org/abs/1506.01830
+    """
+    size = 1 << max(4, round(window * edit.sample_rate) - 1).bit_length()
+    stft, samples = Stft(edit.sample_rate, size, size // 4), edit.wave.shape[-1]
+    wave = edit.finish(edit.wave.clone())
+    spectrum = stft(wave)
+    dual = torch.zeros_like(spectrum)
+    for count in range(step, size // 4, step):
+        wanted = spectrum + dual
+        least = wanted.abs().topk(count, -1).values[..., -1:]
+        few = torch.where(wanted.abs() >= least, wanted, 0.0)
+        wave = edit.finish(stft.inverse(few - dual, samples))
+        spectrum = stft(wave)
+        dual = dual + spectrum - few
+    return wave
+
+
 def without_model(edit: SoundEdit) -> Tensor:
-    """Fill in as well as is usual without a model: by prediction, autoregression, or not at all above a band.
+    """Fill in as well as is usual without a model: by prediction, sparsity, or not at all above a band.
 
     Returns
     -------
@@ -142,4 +172,4 @@ def without_model(edit: SoundEdit) -> Tensor:
     """
     if edit.known_rate is not None:
         return edit.wave
-    return linear_prediction(edit) if edit.side is None else autoregressive(edit)
+    return linear_prediction(edit) if edit.side is None else sparsity(edit)

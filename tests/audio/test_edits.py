@@ -10,7 +10,7 @@ import torch
 from scipy.signal import lfilter
 from torch import Tensor
 
-from mmdiff.audio.edit_baselines import autoregressive, extrapolate, interpolate, linear_prediction
+from mmdiff.audio.edit_baselines import autoregressive, extrapolate, interpolate, linear_prediction, sparsity
 from mmdiff.audio.editing import edit_sound
 from mmdiff.audio.edits import bandwidth_extension, continuation, declipping, gap_filling
 from mmdiff.audio.generator import SoundGenerator
@@ -173,11 +173,11 @@ def test_linear_prediction_continues_resonances_from_both_sides():
     assert not linear_prediction(gap_filling(torch.full((400,), 1e-3), 1000, [(0.1, 0.2)])).isnan().any()
 
 
-def test_declipping_by_an_autoregression_keeps_to_the_bounds_and_comes_near():
+def test_declipping_by_few_frequencies_keeps_to_the_bounds_and_comes_near():
     wave = draw(seed=4, samples=800)
     cut = wave.clamp(-0.25, 0.25)
     edit = declipping(cut, RATE)
-    filled = autoregressive(edit)
+    filled = sparsity(edit)
     clipped = edit.side != 0
     assert torch.equal(filled[~clipped], wave[~clipped])
     assert (filled * edit.side >= 0.25 * clipped - 1e-6).all()
