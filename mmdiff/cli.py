@@ -10,6 +10,7 @@ from mmdiff.commands.dispatch import dispatch
 COMMANDS = {
     "vocode": "mmdiff.commands.vocode:vocode",
     "sound": "mmdiff.commands.sound:sound",
+    "edit": "mmdiff.commands.edit:edit",
     "clip": "mmdiff.commands.clip:clip",
     "mel": "mmdiff.commands.mel:mel",
     "recipes": "mmdiff.commands.recipes:recipes",

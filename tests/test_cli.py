@@ -18,6 +18,8 @@ SURFACE = {
     "--plot --json",
     "sound": "LABEL --model --out --num --seed --seconds --steps --sampler --schedule --guidance --temperature --device "
     "--dtype --json",
+    "edit": "RECORDING --out --fill --continue-by --extend-to --declip --model --label --method --steps --sampler "
+    "--seed --device --dtype --json",
     "clip": "PROMPT --out --model --prompts --num --seed --frames --size --fps --steps --sampler --schedule "
     "--guidance --continue-from --keyframes --places --inpaint --mask --outpaint --margins --upscale --factor --loop "
     "--method --plot --device --dtype --json",

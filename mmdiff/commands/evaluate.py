@@ -87,9 +87,9 @@ def evaluate(
         Moving digits: clips for each caption. Default: 1; 10 for held-out captions. Spoken digits: sounds of each
         label. Default: 4.
     seed : int, optional
-        Clips: of the first one's noise; the next has the next number. Default: 0.
+        Clips and --edits: of the first one's noise; the next has the next number. Default: 0.
     sampler : str, optional
-        Clips: sampler by name; default: the model's.
+        Clips and --edits: sampler by name; default: the model's.
     guidance : float, optional
         Clips: how closely to follow the caption; default: the model's.
     features : str, optional
@@ -97,7 +97,8 @@ def evaluate(
         torchvision:NAME such as torchvision:r3d_18, or a TorchScript file such as the published I3D. Spoken
         digits: the recogniser, word-judge or a folder of the recipe word_judge.
     edits : bool
-        Clips: measure prediction, interpolation, in- and outpainting, and upsampling in space and time.
+        Clips: measure prediction, interpolation, in- and outpainting, and upsampling in space and time. Sound: gaps,
+        continuation, a doubled rate and declipping of the first 4 s of recordings, by vocoders gaps alone.
     device : str, optional
         As for "mmdiff vocode".
     dtype : str
@@ -114,6 +115,7 @@ def evaluate(
     mmdiff evaluate data/speech-16k --split test --mel-presets all -o results.json
     mmdiff evaluate recordings/ --steps 2 --lookaheads 2 4 8 16 --no-baselines
     mmdiff evaluate recordings/ recordings.vocoded/ --measures pesq stoi f0_error
+    mmdiff evaluate recordings/ --edits --limit 8
     mmdiff evaluate data/digits-16k --model runs/digits-16k/model
     mmdiff evaluate --model clips-32 -o results.md
     mmdiff evaluate --model clips-32 --captions held-out --steps 10 20 -o results.json
@@ -173,12 +175,33 @@ def evaluate(
 
         refused = {**for_sound, "captions": captions, "split": split, "limit": limit}
         refuse_options(refused, f"vocoders and models of clips, and {model!r} makes sound of labels")
-        told = {"reference": reference, "model": model, "steps": steps, "out": out, "json": json}
-        asked = {"num": num, "seed": seed, "sampler": sampler, "guidance": guidance, "features": features}
-        return evaluate_spoken(pipeline, **told, **asked)
+        own = ("num", "seed", "sampler", "guidance", "features")
+        told: dict[str, Any] = {name: for_clips[name] for name in own}
+        told |= {"reference": reference, "model": model, "steps": steps, "out": out, "json": json}
+        return evaluate_spoken(pipeline, **told)
+    if edits:
+        return _sound_edits(pipeline, {"reference": reference, **shared}, for_sound, for_clips)
     from mmdiff.commands.evaluate_sound import SoundOptions, evaluate_recordings
 
     refuse_options(for_clips, f"models of clips, and {model!r} is a vocoder")
     if reference is None:
         raise InputError(f"reference must be given: recordings to measure {model!r} with")
     return evaluate_recordings(pipeline, SoundOptions(reference=reference, **shared, **for_sound))
+
+
+def _sound_edits(
+    pipeline: Any, shared: dict[str, Any], for_sound: dict[str, Any], for_clips: dict[str, Any]
+) -> int:
+    from mmdiff.commands.evaluate_sound import SoundEditOptions, evaluate_sound_edits
+
+    own = {"seed", "sampler", "guidance", "edits"}
+    refuse_options(
+        {name: value for name, value in (for_sound | for_clips).items() if name not in {*own, "measures"}},
+        "other evaluations than --edits of sound",
+    )
+    if shared["reference"] is None:
+        raise InputError("reference must be given: recordings to leave something out of")
+    chosen = {name: for_clips[name] for name in own - {"edits"}}
+    return evaluate_sound_edits(
+        pipeline, SoundEditOptions(**shared, measures=for_sound["measures"], **chosen)
+    )

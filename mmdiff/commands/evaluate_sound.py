@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdiff.commands.report import failed, report
+from mmdiff.commands.report import failed, refuse_options, report
 from mmdiff.errors import InputError
 from mmdiff.media.tables import ScoreTable
 
 if TYPE_CHECKING:
+    from mmdiff.audio.generator import SoundGenerator
     from mmdiff.audio.vocoder import Vocoder
 
 _STEPS = (1, 2, 4, 8)
+_EDITED, _EDITED_SECONDS = 8, 4.0  # recordings to edit by default, and how much of each
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,49 @@ def evaluate_recordings(voc: Vocoder, options: SoundOptions) -> int:
     )
     report(told, options.out, options.json)
     return 0 if len(files) == len(recordings) else 1
+
+
+@dataclass(frozen=True)
+class SoundEditOptions:
+    """What the user asked for of edits; the fields are the command's options."""
+
+    reference: str
+    model: str
+    split: str | None
+    steps: Sequence[int]
+    limit: int | None
+    measures: list[str]
+    seed: int | None
+    sampler: str | None
+    guidance: float | None
+    out: str | None
+    json: bool
+
+
+def evaluate_sound_edits(pipeline: SoundGenerator | Vocoder, options: SoundEditOptions) -> int:
+    """Measure how well a model fills in what is missing, and print it; returns the exit status."""
+    if len(options.steps) > 1 or (options.limit is not None and options.limit < 1):
+        raise InputError(
+            f"steps={list(options.steps)} must be one number here, limit={options.limit} positive"
+        )
+    measures = _checked(options.measures) if options.measures else ("lsd", "pesq")
+    from mmdiff.audio import io
+    from mmdiff.audio.evaluate_edits import edit_table, evaluate_edits
+    from mmdiff.audio.layouts import pick_recordings
+    from mmdiff.audio.vocoder import Vocoder
+
+    picked = pick_recordings(options.reference, options.split, options.limit or _EDITED)
+    files = [path for path in picked if _readable(path)]
+    waves = [io.read(path, sample_rate=pipeline.sample_rate, duration=_EDITED_SECONDS)[0] for path in files]
+    chosen: dict[str, Any] = {"sampler": options.sampler, "guidance": options.guidance}
+    if isinstance(pipeline, Vocoder):
+        refuse_options(chosen, f"models of sound, and {options.model!r} is a vocoder")
+        chosen = {}
+    if options.steps:
+        chosen["steps"] = options.steps[0]
+    scores = evaluate_edits(pipeline, waves, measures=measures, seed=options.seed or 0, **chosen)
+    report(edit_table(scores, measures, model=options.model, **chosen), options.out, options.json)
+    return 0 if len(files) == len(picked) else 1
 
 
 def _checked(measures: Sequence[str]) -> Sequence[str]:

@@ -1,0 +1,98 @@
+"""Editing from the command line: files in and out, and requests that make no sense."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from test_sound_generator import model
+
+from mmdiff.audio import io
+from mmdiff.hub import save_model
+
+
+@pytest.fixture
+def tone(tmp_path):
+    time = torch.arange(500) / 1000
+    wave = 0.5 * torch.sin(2 * torch.pi * torch.tensor([[30.0], [45.0]]) * time)
+    return io.write(tmp_path / "tone.flac", wave, 1000, bits=24)
+
+
+def test_a_gap_is_filled_and_the_rest_and_the_format_stay(mmdiff_command, tone, tmp_path):
+    outcome = mmdiff_command("edit", str(tone), "--fill", "0.2:0.22", "--json")
+    assert outcome.status == 0, outcome.err
+    assert json.loads(outcome.out)["unknown"] == 0.04
+    (before, _), (after, rate) = (io.read(path, mono=False) for path in (tone, tmp_path / "tone.edited.flac"))
+    assert (rate, after.shape) == (1000, before.shape)
+    assert torch.equal(after[:, :200], before[:, :200])
+    assert torch.equal(after[:, 220:], before[:, 220:])
+    assert (after - before).abs().max() < 0.01  # linear prediction knows tones
+    assert not torch.equal(after, before)
+
+
+def test_a_model_continues_and_declips(mmdiff_command, tone, tmp_path):
+    folder = str(save_model(model(), tmp_path / "digits", half=False))
+    out = tmp_path / "longer.wav"
+    outcome = mmdiff_command(
+        "edit",
+        str(tone),
+        "--continue-by",
+        "0.1",
+        "--model",
+        folder,
+        "--label",
+        "one",
+        "--steps",
+        "2",
+        "-o",
+        str(out),
+    )
+    assert outcome.status == 0, outcome.err
+    assert "0.60 s of sound, 16.7 % of its samples new" in outcome.out
+    assert io.read(out, mono=False)[0].shape == (2, 600)
+    wave = io.read(tone, mono=False)[0]
+    clipped = io.write(tmp_path / "clipped.wav", (3 * wave).clamp(-1, 1), 1000, bits=24)
+    outcome = mmdiff_command("edit", str(clipped), "--declip")
+    assert outcome.status == 0, outcome.err
+    assert "times as loud" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "exactly one"),
+        (["--fill", "0.1:0.2", "--declip"], "exactly one"),
+        (["--fill", "early"], "begin:end"),
+        (["--fill", "0.1:7"], "0 to 0.5 s"),
+        (["--extend-to", "800"], "to_rate=800"),
+        (["--declip"], "not clipped"),
+        (["--fill", "0.1:0.2", "--steps", "2"], "--steps"),
+        (["--continue-by", "0.1", "--model", "vocoder-16k"], "both sides"),
+    ],
+)
+def test_wrong_requests_are_named(mmdiff_command, tone, options, message):
+    outcome = mmdiff_command("edit", str(tone), *options)
+    assert outcome.status == 2, outcome.err
+    assert message in outcome.err
+
+
+def test_sound_edits_are_measured(mmdiff_command, speech, tiny_model, tmp_path):
+    out = tmp_path / "edits.json"
+    outcome = mmdiff_command(
+        "evaluate", str(speech), "--edits", "--model", str(tiny_model), "--measures", "lsd", "-o", str(out)
+    )
+    assert outcome.status == 0, outcome.err
+    assert "**gaps of 50 ms**" in outcome.out
+    records = json.loads(out.read_text())
+    assert {record["system"] for record in records} >= {
+        "linear prediction",
+        "vocoder, spectrogram interpolated",
+    }
+    assert records[0]["measures"]["snr"]["unit"] == "dB"
+    assert records[0]["gaps"] == 2
+    wrong = mmdiff_command(
+        "evaluate", str(speech), "--edits", "--model", str(tiny_model), "--lookaheads", "2"
+    )
+    assert wrong.status == 2
+    assert "--lookaheads" in wrong.err
