@@ -43,6 +43,7 @@ def plot_quality(path: str | Path, table: ScoreTable) -> Path:
         )
     for number, score in enumerate(s for s in timed if s not in heard):
         _draw_line(axes, score, number)
+    axes.margins(y=0.1)
     axes.set(xscale="log", xlabel="real-time factor: seconds of computation per second of sound")
     axes.set_ylabel(table.measures[quality].label)
     axes.axvline(1.0, color="tab:red", linewidth=1)
