@@ -27,7 +27,7 @@ def digit_number(clip: Clip) -> int:
 
 
 class WordTask(nn.Module):
-    """Cross-entropy of a judge on varied words, some of them spoilt, with bands and times blotted out.
+    """Cross-entropy of a judge on varied words, some of them spoilt, at other tempi, bands and times blotted out.
 
     Parameters
     ----------
@@ -36,17 +36,25 @@ class WordTask(nn.Module):
         Share of sounds that say nothing: a word backwards, its halves exchanged, two words at once, or noise.
     blots : int
         Greatest width of what is blotted out, in bands, and twice that in frames.
+    stretch : (float, float)
+        Range of factors on the duration, the pitch staying as it is.
     """
 
-    def __init__(self, judge: WordJudge, spoilt: float = 0.15, blots: int = 8) -> None:
+    def __init__(
+        self,
+        judge: WordJudge,
+        spoilt: float = 0.15,
+        blots: int = 8,
+        stretch: tuple[float, float] = (0.75, 1.3),
+    ) -> None:
         super().__init__()
-        self.judge, self.spoilt, self.blots = judge, spoilt, blots
+        self.judge, self.spoilt, self.blots, self.stretch = judge, spoilt, blots, stretch
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Loss of a batch of :class:`mmdiff.audio.words.Words`."""
         with torch.no_grad():
             wave, label = spoil(batch["wave"], batch["label"], self.spoilt, generator)
-            looked = self.judge.look(wave)
+            looked = stretched(self.judge.look(wave), self.stretch, generator)
             looked = blot(blot(looked, self.blots, 2, generator), 2 * self.blots, 3, generator)
         logits = self.judge(looked)
         right = (logits.argmax(1) == label).float().mean()
@@ -62,6 +70,14 @@ def spoil(wave: Tensor, label: Tensor, share: float, generator: torch.Generator)
     for number, other in enumerate(spoilt):
         wave = torch.where((kind == number)[:, None], other, wave)
     return wave, torch.where(kind < len(spoilt), NONE, label)
+
+
+def stretched(looked: Tensor, factors: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """Stretch a batch of spectrograms (B, 1, bands, frames) in time, all by one random factor."""
+    low, high = factors
+    factor = low + (high - low) * float(torch.rand((), generator=generator, device=looked.device))
+    size = (looked.shape[2], max(1, round(factor * looked.shape[3])))
+    return functional.interpolate(looked, size, mode="bilinear")
 
 
 def blot(looked: Tensor, widest: int, axis: int, generator: torch.Generator) -> Tensor:
@@ -113,7 +129,7 @@ def standardise_features(judge: WordJudge, words: Words, count: int) -> None:
 
 def train_word_judge(
     data: str | Path,
-    steps: int = 500,
+    steps: int = 800,
     seed: int = 0,
     *,
     run_dir: str | Path = "runs/word_judge",

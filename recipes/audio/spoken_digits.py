@@ -13,12 +13,13 @@ is ``RUN/model``. Run it with one of
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from mmdiff.audio.evaluate_digits import digit_validation, labelled_digits
 from mmdiff.audio.fetch_digits import fetch_spoken_digits
+from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel_sound import MelSoundModel, MelSoundTask
 from mmdiff.audio.networks.diffwave import DiffWave
 from mmdiff.audio.networks.mel import LabelledMelNet
@@ -102,13 +103,15 @@ def main(
     variation = Variation(speed, tilt_db=tilt_db)
     words = Words(clips, numbers, rate, seconds, seed=seed, variation=variation)
 
-    common = {"seconds": seconds, "labels": labels, "steps": sampling_steps, "guidance": guidance}
+    common: dict[str, Any] = {
+        "seconds": seconds, "labels": labels, "steps": sampling_steps, "guidance": guidance
+    }  # fmt: skip
+    model: MelSoundModel | SoundModel
+    task: MelSoundTask | WaveformTask
     if voice is not None:
+        common |= scale_of(words, voice.mel)
         net = LabelledMelNet(voice.mel.n_mels, len(labels), bands, channels, depth)
-        waves = torch.stack([words[n]["wave"] for n in range(200)])
-        values = voice.mel(waves)
-        scale = {"mean": round(float(values.mean()), 2), "std": round(float(values.std()), 2)}
-        model = MelSoundModel(net, CosineVP(), voice.mel, vocoder, **common, **scale)
+        model = MelSoundModel(net, CosineVP(), voice.mel, vocoder, **common)
         task = MelSoundTask(model, drop)
     else:
         wave_net = DiffWave(0, channels, depth, min(depth, 12), classes=len(labels), step_width=128)
@@ -141,6 +144,12 @@ def main(
     }
     folder = save_model(model, run_dir / "model", extra=extra)
     print(f"saved {folder}; try it: mmdiff sound {labels[0]} --model {folder}")
+
+
+def scale_of(words: Words, mel: MelSpec, count: int = 200) -> dict[str, float]:
+    """Mean and deviation of the values of spectrograms."""
+    values = mel(torch.stack([words[n]["wave"] for n in range(count)]))
+    return {"mean": round(float(values.mean()), 2), "std": round(float(values.std()), 2)}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def main(
     run_dir: Path = Path("runs/word_judge"),
     fetch: bool = False,
     resume: bool = False,
-    steps: int = 500,
+    steps: int = 800,
     batch_size: int = 48,
     learning_rate: float = 3e-3,
     spoilt: float = 0.15,

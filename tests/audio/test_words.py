@@ -16,6 +16,7 @@ from mmdiff.audio.word_judge_training import (
     real_accuracy,
     spoil,
     standardise_features,
+    stretched,
 )
 from mmdiff.audio.words import Variation, Words, word_label
 from mmdiff.errors import InputError
@@ -114,6 +115,14 @@ def test_blots_are_stripes_no_wider_than_told():
     widths = (blotted[:, 0, 0] == 0).sum(1)
     assert widths.max() <= 6
     assert len(widths.unique()) > 3
+
+
+def test_stretching_keeps_bands_and_changes_the_number_of_frames():
+    looked = torch.linspace(0, 1, 40)[None, None, None].expand(2, 1, 5, 40)
+    longer = stretched(looked, (1.5, 1.5), torch.Generator().manual_seed(0))
+    assert longer.shape == (2, 1, 5, 60)
+    assert (longer.diff(dim=3) >= 0).all()
+    assert float(longer[0, 0, 0, 30]) == pytest.approx(0.5, abs=0.02)
 
 
 def test_the_judge_does_not_hear_how_loud_a_sound_is(spoken):
