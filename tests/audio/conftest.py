@@ -47,7 +47,7 @@ def noise():
 def spoken(tmp_path_factory) -> Path:
     """Folder like that of spoken digits: tones for words, of one voice to train on and two to test with."""
     folder = tmp_path_factory.mktemp("spoken")
-    names = "zero one two three four five six seven eight nine other".split()
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "other"]
     rows: dict[str, list[str]] = {"train": [], "test": []}
     time = torch.arange(16_000) / 16_000
     inside = ((time - 0.5).abs() < 0.2).float()
