@@ -26,7 +26,7 @@ from mmdiff.progress import track
 METHODS: dict[Method, str] = {"reconstruction": "reconstruction guidance", "replacement": "replacement in x0"}
 """Ways to make a result agree with what is known."""
 EDIT_MEASURES = {
-    "gaps": Measure("gaps", note="stretches, or samples where whole bands or levels, that were left out"),
+    "gaps": Measure("gaps", note="stretches of unknown samples; of the doubled rate, recordings"),
     "snr": Measure("SNR", "dB", True, note="of the unknown part, over all recordings"),
     "lsd": Measure("LSD", "dB", False, note="of what is unknown with 32 ms on either side"),
     "pesq": Measure("PESQ-wb", "MOS", True, note="of whole recordings"),
