@@ -48,7 +48,7 @@ def main(
     table: int = 50,
     speed: tuple[float, float] = (0.92, 1.09),
     tilt_db: float = 1.0,
-    steps: int = 6000,
+    steps: int = 8000,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     drop: float = 0.1,
