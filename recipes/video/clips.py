@@ -80,10 +80,11 @@ def main(
     prediction: str = "x0",
     balance: float = 1.35,
     ema: float = 0.998,
-    steps: int = 12,
-    guidance: float = 4.0,
-    guidance_interval: tuple[float, float] = (0.9, 1.0),
-    log_snr_range: tuple[float, float] = (-10.0, 0.0),
+    steps: int = 15,
+    sampler: str = "euler_ancestral",
+    guidance: float = 3.0,
+    guidance_interval: tuple[float, float] = (0.93, 0.99),
+    log_snr_range: tuple[float, float] = (-10.0, 1.0),
     checkpoint_every: int = 250,
     workers: int = 0,
     device: str | None = None,
@@ -111,8 +112,10 @@ def main(
         balance: Exponent by which the error grows with the noise, here, and its weight falls; see ClipTask.
         ema: Decay of the weight average that is kept.
         steps: Of the finished model's sampler by default.
+        sampler: Fresh noise at each step mends ways whose halves do not meet; solvers without noise keep them.
         guidance: Its guidance by default.
-        guidance_interval: Times between which it is guided: where it is decided which figure moves how.
+        guidance_interval: Times between which it is guided: where figures take shape. Guidance in the very first
+            steps makes ways longer than figures go.
         log_snr_range: Log-SNR of the first and last step but the very ends. Sixteen frames that agree show their
             figure through much noise; steps of equal length in time would pass by where it takes shape.
         checkpoint_every: Updates between checkpoints.
@@ -137,6 +140,7 @@ def main(
         frames=frames,
         fps=fps,
         steps=steps,
+        sampler=sampler,
         grid="log_snr",
         log_snr_range=log_snr_range,
         guidance=guidance,
