@@ -16,8 +16,8 @@ from mmdiff.parsing import build_parser, describe
 SURFACE = {
     "vocode": "IN --out --model --steps --sampler --schedule --seed --temperature --mel-preset --device --dtype "
     "--plot --json",
-    "sound": "LABEL --model --out --num --seed --seconds --steps --sampler --schedule --guidance --temperature --device "
-    "--dtype --json",
+    "sound": "LABEL --model --out --num --seed --seconds --steps --sampler --schedule --guidance --temperature "
+    "--device --dtype --json",
     "edit": "RECORDING --out --fill --continue-by --extend-to --declip --model --label --method --steps --sampler "
     "--seed --device --dtype --json",
     "clip": "PROMPT --out --model --prompts --num --seed --frames --size --fps --steps --sampler --schedule "
