@@ -64,7 +64,8 @@ def test_sound_is_the_same_however_the_frames_come_and_as_long_as_the_whole(buil
         assert torch.equal(pushed(voc.stream(block=3, **options), mel, sizes), at_once)
     assert at_once.shape == voc(mel, **options).shape
     alone = torch.cat(list(voc.stream(mel[1], block=3, **{**options, "seed": 8})), -1)
-    assert float((alone - at_once[1:]).square().mean() / alone.square().mean()) < 1e-4
+    # Batches of other sizes round otherwise, which phase retrieval magnifies; other noise would give about 2.
+    assert float((alone - at_once[1:]).square().mean() / alone.square().mean()) < 1e-2
 
 
 @pytest.mark.parametrize("name", ["mmdiff-16k", "hifigan-22k", "vocos-24k-100"])

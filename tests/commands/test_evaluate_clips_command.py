@@ -140,7 +140,10 @@ def test_what_does_not_go_with_clips_is_a_usage_error(mmdiff_command, clips_mode
 
 
 def test_what_does_not_go_with_sound_is_a_usage_error(mmdiff_command, tiny_model, speech):
+    outcome = mmdiff_command("evaluate", speech, "--model", tiny_model, "--guidance", 2, "--num", 2)
+    assert outcome.status == 2
+    assert "--num, --guidance must be left out: for models of clips" in outcome.err
     outcome = mmdiff_command("evaluate", speech, "--model", tiny_model, "--edits", "--num", 2)
     assert outcome.status == 2
-    assert "--num, --edits must be left out: for models of clips" in outcome.err
+    assert "--num must be left out" in outcome.err
     assert mmdiff_command("evaluate", "--model", tiny_model).status == 2

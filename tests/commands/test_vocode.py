@@ -239,12 +239,12 @@ def test_a_spectrogram_without_a_stated_definition_is_said_to_be_read_as_the_mod
 
 
 def test_termination_leaves_nothing_half_written(mmdiff_command, tiny_model, tmp_path, monkeypatch):
-    def stream(*_, **__):
+    def blocks(*_, **__):
         yield torch.zeros(1, 1600)
         os.kill(os.getpid(), signal.SIGTERM)
         yield torch.zeros(1, 1600)
 
-    monkeypatch.setattr("mmdiff.audio.vocoder.Vocoder.stream", stream)
+    monkeypatch.setattr("mmdiff.audio.vocoder.Vocoder.blocks", blocks)
     folder = tmp_path / "here"
     folder.mkdir()
     np.save(folder / "mel.npy", np.full((80, 12), -5, np.float32))
