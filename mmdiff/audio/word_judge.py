@@ -10,6 +10,7 @@ from mmdiff.audio.fetch_digits import DIGITS
 from mmdiff.audio.mel import MelSpec
 from mmdiff.errors import InputError
 from mmdiff.media.estimates import Estimate, wilson
+from mmdiff.nn.judge import Measuring
 from mmdiff.nn.pyramid import pyramid
 from mmdiff.registry import register
 
@@ -21,7 +22,7 @@ CHUNK = 64  # sounds at a time
 
 
 @register
-class WordJudge(nn.Module):
+class WordJudge(Measuring):
     """Classify sounds as one of ten spoken digits, in any of five languages, or none.
 
     Convolutions over a log-mel spectrogram up to 3.8 kHz, off which each band's mean is taken as microphones and
@@ -39,20 +40,16 @@ class WordJudge(nn.Module):
 
     sample_rate = SPEC.sample_rate
     FRAMES = SPEC.frames(SPEC.sample_rate)  # of a second
-    feature_mean: Tensor
-    feature_std: Tensor
 
     def __init__(
         self, channels: tuple[int, ...] = (8, 16, 32, 64), width: int = 48, dropout: float = 0.3
     ) -> None:
-        super().__init__()
+        super().__init__(width)
         self.body = pyramid(channels)
         height = -(-SPEC.n_mels // 2 ** (len(channels) - 1))
         self.dropout = nn.Dropout(dropout)
         self.hidden = nn.Linear(2 * height * channels[-1], width)
         self.head = nn.Linear(width, len(DIGITS) + 1)
-        self.register_buffer("feature_mean", torch.zeros(width))
-        self.register_buffer("feature_std", torch.ones(width))
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """Logits (B, 11) of spectrograms (B, 1, bands, frames) of :meth:`look`: ten digits, and last: none."""
@@ -86,7 +83,7 @@ class WordJudge(nn.Module):
 
     def features(self, wave: Tensor) -> Tensor:
         """Measure sounds (B, samples) for distances: hidden values (B, width), standardised on real training words."""
-        return (self.raw_features(wave) - self.feature_mean) / self.feature_std
+        return self.standardised(self.raw_features(wave))
 
 
 def digit_accuracy(probabilities: Tensor, digits: Tensor) -> Estimate:

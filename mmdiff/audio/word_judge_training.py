@@ -122,9 +122,7 @@ def _heard(judge: WordJudge, clips: Sequence[Clip]) -> Tensor:
 def standardise_features(judge: WordJudge, words: Words, count: int) -> None:
     """Set the mean and deviation by which ``judge.features`` are standardised, from training items."""
     waves = torch.stack([words[n]["wave"] for n in range(count)])
-    raw = judge.raw_features(waves.to(judge.feature_mean.device))
-    judge.feature_mean.copy_(raw.mean(0))
-    judge.feature_std.copy_(raw.std(0).clamp_min(1e-3))
+    judge.standardise_by(judge.raw_features(waves.to(judge.feature_mean.device)))
 
 
 def train_word_judge(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdiff.errors import InputError
+from mmdiff.nn.judge import Measuring
 from mmdiff.nn.pyramid import pyramid
 from mmdiff.registry import register
 from mmdiff.video.digits import DIGITS
@@ -18,7 +19,7 @@ CHUNK = 32  # clips at a time
 
 
 @register
-class DigitJudge(nn.Module):
+class DigitJudge(Measuring):
     """Classify frames as one of ten handwritten digits or none, blind to colour and place.
 
     Convolutions over the brightness (the greatest channel), global maximum, one hidden layer. It also measures
@@ -33,17 +34,12 @@ class DigitJudge(nn.Module):
     """
 
     COARSE = 4  # rows and columns of the map that tells where things move
-    feature_mean: Tensor
-    feature_std: Tensor
 
     def __init__(self, channels: tuple[int, ...] = (16, 32, 64, 96), width: int = 64) -> None:
-        super().__init__()
+        super().__init__(2 * width + 2 * self.COARSE**2 + 3)
         self.body = pyramid(channels)
         self.hidden = nn.Linear(channels[-1], width)
         self.head = nn.Linear(width, len(DIGITS) + 1)
-        count = 2 * width + 2 * self.COARSE**2 + 3
-        self.register_buffer("feature_mean", torch.zeros(count))
-        self.register_buffer("feature_std", torch.ones(count))
 
     def forward(self, frames: Tensor) -> Tensor:
         """Logits of frames.
@@ -80,7 +76,7 @@ class DigitJudge(nn.Module):
         -------
         Tensor, shape (B, 163)
         """
-        return (self.raw_features(video) - self.feature_mean) / self.feature_std
+        return self.standardised(self.raw_features(video))
 
     def raw_features(self, video: Tensor) -> Tensor:
         """Like :meth:`features`, not standardised."""

@@ -164,9 +164,7 @@ def standardise_features(judge: DigitJudge, count: int, seed: int = 0) -> None:
     device = judge.feature_mean.device
     parts = real_clips(labels, "train", seed).split(50)
     with torch.no_grad():
-        raw = torch.cat([judge.raw_features(part.to(device)) for part in parts])
-    judge.feature_mean.copy_(raw.mean(0))
-    judge.feature_std.copy_(raw.std(0).clamp_min(1e-3))
+        judge.standardise_by(torch.cat([judge.raw_features(part.to(device)) for part in parts]))
 
 
 def train_judge(

@@ -204,6 +204,6 @@ def without_speakers(clips: list[Clip], names: tuple[str, ...]) -> list[Clip]:
 
 
 if __name__ == "__main__":
-    from jsonargparse import auto_cli
+    from mmdiff.recipes import run_main
 
-    auto_cli(main)
+    run_main(main)

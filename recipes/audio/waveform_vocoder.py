@@ -129,6 +129,6 @@ def build_wavegrad(spec: MelSpec, size: Size, steps: int) -> WaveformVocoder:
 
 
 if __name__ == "__main__":
-    from jsonargparse import auto_cli
+    from mmdiff.recipes import run_main
 
-    auto_cli(main)
+    run_main(main)

@@ -73,6 +73,6 @@ def main(
 
 
 if __name__ == "__main__":
-    from jsonargparse import auto_cli
+    from mmdiff.recipes import run_main
 
-    auto_cli(main)
+    run_main(main)
