@@ -45,6 +45,7 @@ class Stage:
         late: Share of clips that start in the course of a longer video.
         latest: Last frame they may start at.
         stills: Single frames beside each clip.
+        drop: Share of captions left out, for guidance and for clips made without a caption.
         rate: Learning rate.
         schedule: Its course, constant or linear.
         noise: Mean and deviation of the logarithm of the noise level of single frames; clips get more.
@@ -58,6 +59,7 @@ class Stage:
     late: float = 0.2
     latest: int = 48
     stills: int = 0
+    drop: float = 0.1
     rate: float = 1.5e-3
     schedule: str = "constant"
     noise: tuple[float, float] = (0.5, 1.3)
@@ -74,7 +76,6 @@ def main(
     mixing: tuple[str, ...] = ("shift+shift", "joint+tokens+shift", "joint+tokens+shift"),
     patch: int = 2,
     words: int = 128,
-    drop: float = 0.1,
     pairs: float = 0.08,
     variety: float = 0.3,
     prediction: str = "x0",
@@ -104,7 +105,6 @@ def main(
         mixing: Attention at each level.
         patch: Pixels along each side folded into channels.
         words: Channels of the caption encoder.
-        drop: Share of captions left out, for guidance.
         pairs: Share of clips with two digits.
         variety: Share of captions in other words.
         prediction: What the network says, x0 or v. A picture that is black but for a figure is easy to say, the
@@ -149,7 +149,7 @@ def main(
     )
     set_compute_dtype(model, pick_compute_dtype(pick_device(device), dtype))
     model.to(memory_format=torch.channels_last)
-    task = ClipTask(model, drop=drop, balance=balance)
+    task = ClipTask(model, balance=balance)
 
     for number, stage in enumerate(stages):
         clips = MovingDigits(
@@ -161,7 +161,7 @@ def main(
             **digits,
         )
         held_out = MovingDigits("test", frames=stage.frames, stride=stage.stride, size=size)
-        task.noise = stage.noise
+        task.noise, task.drop = stage.noise, stage.drop
         trainer = Trainer(
             run_dir / stage.name,
             task,
