@@ -33,8 +33,8 @@ SURFACE = {
     "--dtype --out --json",
     "search": "MODEL --data --split --steps --out --measure --sampler --limit --seconds --evaluations --seed --plot "
     "--device --dtype --json",
-    "bench": "WHAT --audio --limit --seconds --only --env --plot --size --frames --dim --batch --repeats --threads "
-    "--dtype --out --json",
+    "bench": "WHAT --audio --limit --seconds --only --env --plot --results --size --frames --dim --batch --repeats "
+    "--threads --dtype --out --json",
     "convert": "FILE --out --weights --size --frames --fps --groups --dynamic-threshold --mel --sample-rate "
     "--factors --dilations --betas --energy-min --energy-max --to --half --json",
     "export": "MODEL --out --format --part --steps --json",

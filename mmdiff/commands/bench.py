@@ -18,6 +18,7 @@ def bench(
     only: list[Literal["wavegrad", "diffwave", "vocoder-16k", "vocos", "griffin-lim"]] = [],  # noqa: B006, read only
     env: str | None = None,
     plot: str | None = None,
+    results: str | None = None,
     size: int | None = None,
     frames: int | None = None,
     dim: int | None = None,
@@ -60,6 +61,8 @@ def bench(
         cache folder.
     plot : str, optional
         Vocoders: PNG file for a picture of quality against real-time factor.
+    results : str, optional
+        Vocoders: draw the picture of what an earlier run wrote, a .json file, instead of measuring.
     size : int, optional
         Video: height and width in pixels, a multiple of 8. Default: 32.
     frames : int, optional
@@ -82,26 +85,39 @@ def bench(
     Examples
     --------
     mmdiff bench vocoder
-    mmdiff bench vocoder --audio examples/speech.flac --seconds 2 --plot bench.png -o bench.md
+    mmdiff bench vocoder --audio examples/speech.flac --seconds 2 --plot bench.png -o bench.json
+    mmdiff bench vocoder --results bench.json --plot bench.png
     mmdiff bench vocoder --only wavegrad diffwave --threads 1 --repeats 5 -o bench.json
     mmdiff bench video
     mmdiff bench video --size 64 --frames 16 --dim 64 --batch 1 --repeats 3 --dtype float32
     """
     check_report(out)
     of_clips = {"size": size, "frames": frames, "dim": dim}
-    of_sound = {"audio": audio, "limit": limit, "seconds": seconds, "only": only, "env": env, "plot": plot}
+    of_sound = {"audio": audio, "limit": limit, "seconds": seconds, "only": only, "env": env}
     repeated: dict[str, Any] = {"progress": not json, **_given(repeats=repeats)}
     dtypes = list(dict.fromkeys(dtype))
     if what == "video":
         from mmdiff.bench.clips import ClipLoad, bench_clips
 
-        refuse_options(of_sound, "vocoders")
+        refuse_options({**of_sound, "plot": plot, "results": results}, "vocoders")
         clips = ClipLoad(**_given(**of_clips, batch=batch, threads=threads))
         report(bench_clips(clips, dtypes=dtypes, **repeated), out, json)
         return 0
+    refuse_options(of_clips, "video")
+    if results is not None:
+        measuring = {
+            **of_sound,
+            "batch": batch,
+            "repeats": repeats,
+            "threads": threads,
+            "out": out,
+            "json": json,
+        }
+        refuse_options(measuring, "measuring, and --results is measured already")
+        _draw_results(results, plot)
+        return 0
     from mmdiff.bench.vocoders import VocoderLoad, bench_vocoders
 
-    refuse_options(of_clips, "video")
     load = VocoderLoad(
         dtypes=dtypes, **_given(seconds=seconds, batch=batch, threads=threads, families=only or None)
     )
@@ -118,10 +134,22 @@ def bench(
     return 1 if failures or peers is None else 0
 
 
+def _draw_results(results: str, plot: str | None) -> None:
+    from mmdiff.bench.plot import plot_quality, read_results
+
+    if plot is None or not _is_png(plot):
+        raise InputError(f"plot={plot!r} must be a .png file with --results, which are drawn there")
+    remark(f"picture in {plot_quality(plot, read_results(results))}")
+
+
+def _is_png(plot: str) -> bool:
+    return Path(plot).suffix.lower() == ".png"
+
+
 def _recordings(audio: str | None, limit: int | None, plot: str | None) -> list[Path]:
     from mmdiff.audio.layouts import pick_recordings
 
-    if plot is not None and (audio is None or Path(plot).suffix.lower() != ".png"):
+    if plot is not None and (audio is None or not _is_png(plot)):
         raise InputError(f"plot={plot!r} must end in .png, and needs recordings: --audio")
     if limit is not None and limit < 1:
         raise InputError(f"limit={limit} must be positive")

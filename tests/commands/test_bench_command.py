@@ -34,6 +34,9 @@ def test_vocoder_writes_its_table_and_a_picture(mmdiff_command, in_this_process,
     ]
     assert min(row["measures"]["pesq"]["value"] for row in rows) > 2
     assert plot.stat().st_size > 1000
+    again = mmdiff_command("bench", "vocoder", "--results", out, "--plot", tmp_path / "again.png")
+    assert again.status == 0, again.err
+    assert (tmp_path / "again.png").stat().st_size > 1000
 
 
 def test_without_packages_their_rows_are_left_out(mmdiff_command, in_this_process, tmp_path):
@@ -53,6 +56,12 @@ def test_without_packages_their_rows_are_left_out(mmdiff_command, in_this_proces
         (("video", "--audio", "a.wav"), "--audio must be left out"),
         (("vocoder", "--size", 8), "--size must be left out"),
         (("vocoder", "--plot", "a.png"), "--audio"),
+        (("vocoder", "--results", "a.json"), ".png"),
+        (
+            ("vocoder", "--results", "a.json", "--plot", "a.png", "--audio", "a.wav"),
+            "--audio must be left out",
+        ),
+        (("vocoder", "--results", "missing.json", "--plot", "a.png"), "missing.json"),
         (("vocoder", "--limit", 0), "limit=0"),
         (("vocoder", "--out", "a.txt"), ".json"),
         (("vocoder", "--seconds", 0), "seconds=0"),
