@@ -19,7 +19,7 @@ _BATCH = 8  # sounds made, and then written, at once
 def sound(
     label: str | None = None,
     *,
-    model: str,
+    model: str = "digits-16k",
     out: str | None = None,
     num: int = 1,
     seed: int = 0,
@@ -40,7 +40,7 @@ def sound(
     label : str, optional
         What to make: one of the model's labels, or "all" of them. Without it the model decides.
     model : str
-        Model folder, or Hugging Face hub id owner/name: such as the recipe spoken_digits makes.
+        Shipped name, model folder (the recipe spoken_digits makes one), or Hugging Face hub id owner/name.
     out : str, optional
         Sound file (.wav, .flac, .ogg, .mp3), or a folder. Of several sounds the names are numbered. Default: a
         .wav named after the label.
@@ -69,8 +69,8 @@ def sound(
 
     Examples
     --------
-    mmdiff sound seven-en --model runs/digits-16k/model -o seven.wav
-    mmdiff sound seven-es --model runs/digits-16k/model --num 8 --seed 100 -o sounds/
+    mmdiff sound seven-en -o seven.wav
+    mmdiff sound seven-es --num 8 --seed 100 -o sounds/
     mmdiff sound all --model runs/digits-16k/model -o sounds/
     """
     from mmdiff.audio.generator import SoundGenerator
