@@ -12,7 +12,7 @@ from mmdiff.audio import io
 from mmdiff.audio.networks.diffwave import DiffWave
 from mmdiff.audio.sound_model import SoundModel
 from mmdiff.diffusion.schedules import BetaTable, diffwave_betas
-from mmdiff.hub import save_model
+from mmdiff.hub import load_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -78,4 +78,14 @@ def test_what_makes_no_sense_is_refused(mmdiff_command, toy, arguments, message)
 def test_a_vocoder_is_no_model_of_labels(mmdiff_command, tiny_model):
     outcome = mmdiff_command("sound", "--model", tiny_model)
     assert outcome.status == 2
-    assert "must be one for `mmdiff sound`; it is one for `mmdiff vocode`" in outcome.err
+    assert "must be one for `mmdiff sound`, such as the shipped digits-16k; it is one for `mmdiff vocode`" in outcome.err
+
+
+def test_the_shipped_model_says_seven(mmdiff_command, tmp_path):
+    """By the judge of spoken digits, which tells these voices' digits apart."""
+    outcome = mmdiff_command("sound", "seven-es", "--num", 4, "-o", tmp_path)
+    assert outcome.status == 0, outcome.err
+    heard = load_model("word-judge").probabilities(
+        torch.cat([io.read(path)[0] for path in sorted(tmp_path.glob("*.wav"))])
+    )
+    assert (heard.argmax(-1) == 7).sum() >= 3
