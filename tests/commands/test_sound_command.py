@@ -78,7 +78,10 @@ def test_what_makes_no_sense_is_refused(mmdiff_command, toy, arguments, message)
 def test_a_vocoder_is_no_model_of_labels(mmdiff_command, tiny_model):
     outcome = mmdiff_command("sound", "--model", tiny_model)
     assert outcome.status == 2
-    assert "must be one for `mmdiff sound`, such as the shipped digits-16k; it is one for `mmdiff vocode`" in outcome.err
+    assert (
+        "must be one for `mmdiff sound`, such as the shipped digits-16k; it is one for `mmdiff vocode`"
+        in outcome.err
+    )
 
 
 def test_the_shipped_model_says_seven(mmdiff_command, tmp_path):
