@@ -83,7 +83,7 @@ def clip(
         flow_shift. Default: the model's.
     guidance : float, optional
         How closely to follow the prompt: 1 is as trained, 0 not at all, more doubles the time. Default: the
-        model's.
+        model's, and 1 where whole frames are given.
     continue_from : str, optional
         Video to go on with.
     keyframes : list of str, optional

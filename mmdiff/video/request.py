@@ -44,7 +44,8 @@ class Sampling:
         Where the sampler stops: a key of :data:`mmdiff.diffusion.grids.GRIDS`, a file that ``mmdiff search``
         wrote, or times. A file or times decide on ``steps`` unless they are given.
     guidance : float >= 0, optional
-        1 is none, 0 leaves the prompt aside; more follows the prompt more closely, and doubles the network evaluations.
+        1 is none, 0 leaves the prompt aside; more follows the prompt more closely, and doubles the network
+        evaluations. Default: the model's, and 1 where whole frames are given.
     guidance_interval : (float, float), optional
         First and last time in [0, 1], 1 being pure noise, at which guidance acts; elsewhere it costs nothing.
     temperature : float >= 0
@@ -206,6 +207,8 @@ def make_request(
         }
         edit = dataclasses.replace(edit, **repeat)
     conditions = _conditions(model, prompts, values, base, text)
+    if sampling.guidance is None and any(edit.whole()):  # such frames say it already; more drives figures away
+        sampling = dataclasses.replace(sampling, guidance=1.0)
     return Request(
         edit=edit,
         prompts=tuple(p for p in prompts for _ in range(num)),

@@ -410,3 +410,15 @@ def test_every_seed_of_pytorch_is_taken(gen: ClipGenerator, seed: int) -> None:
 def test_without_guidance_the_prompt_is_left_aside(gen: ClipGenerator) -> None:
     torch.testing.assert_close(gen(CAPTIONS[0], guidance=0.0), gen(guidance=0.0), atol=2e-5, rtol=0)
     assert (gen(CAPTIONS[0]) - gen()).abs().max() > 1e-3
+
+
+def test_where_whole_frames_are_given_a_prompt_is_not_exaggerated_unless_asked(clip: Tensor):
+    """The result of guidance=1, for half the price."""
+    gen = make(guidance=3.0)
+    plain = gen.continue_from(clip, 2, CAPTIONS[0], guidance=1.0)
+    torch.testing.assert_close(gen.continue_from(clip, 2, CAPTIONS[0]), plain, rtol=0, atol=0)
+    cheap = gen.evaluations
+    assert not torch.equal(gen.continue_from(clip, 2, CAPTIONS[0], guidance=3.0), plain)
+    assert gen.evaluations == 2 * cheap
+    gen(CAPTIONS[0])
+    assert gen.evaluations == 6  # nothing is given here
