@@ -54,11 +54,14 @@ def single_pass_phase(magnitude: Tensor, stft: Stft, start: Tensor | None = None
     lower = torch.where(peak, index, -bins).cummax(-1).values
     upper = torch.where(peak, index, 3 * bins).flip(-1).cummin(-1).values.flip(-1)
     nearest = torch.where(index - lower <= upper - index, lower, upper).clamp(0, bins - 1)
-    advance = (nearest + offset.gather(-1, nearest)) * (stft.hop_length / stft.n_fft)
-    mean_advance = 0.5 * (advance + advance.roll(1, 1))  # the first frame's is not used
+    offset = offset.gather(-1, nearest)
+    # Means with the frame before; the first frame's is not used. Whole turns, up to a hundred and more, are left out
+    # while they are integers: beside them, float32 would keep the rest of a turn that much coarser.
+    steps = (nearest + nearest.roll(1, 1)) * stft.hop_length % (2 * stft.n_fft)
+    advance = (steps + (offset + offset.roll(1, 1)) * stft.hop_length) / (2 * stft.n_fft)
     first = torch.zeros_like(magnitude[:, 0]) if start is None else start
     follow = _turns_by_doubling if torch.compiler.is_compiling() else _turns_by_frame
-    turns = follow(nearest, mean_advance, first)
+    turns = follow(nearest, advance, first)
     angle = 2 * math.pi * turns
     return centred(torch.complex(angle.cos(), angle.sin())), turns
 

@@ -43,6 +43,15 @@ def test_single_pass_phase_of_a_steady_tone_advances_at_its_frequency():
     )  # the bias of the parabola, 0.02 bins at most
 
 
+def test_peaks_of_one_shape_turn_alike_in_low_and_high_bins_but_for_whole_turns():
+    magnitude = torch.full((1, 500, 513), 1e-3)
+    for peak in (8, 508):  # 500 bins apart are 125 turns a frame
+        magnitude[..., peak - 1 : peak + 2] = torch.tensor([0.1, 1.0, 0.3])
+    _, turns = single_pass_phase(magnitude, STFT)
+    apart = turns[..., 8] - turns[..., 508]
+    assert float((apart - apart.round()).abs().max()) < 1e-5
+
+
 def test_single_pass_phase_carries_on_where_it_is_told_to():
     magnitude = STFT(torch.randn(1, 16_384, generator=torch.Generator().manual_seed(0))).abs()
     whole, turns = single_pass_phase(magnitude, STFT)
