@@ -89,13 +89,13 @@ def _spreading(filters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @functools.lru_cache(maxsize=16)
-def _filters(spec: MelSpec, stft: Stft, device: torch.device) -> tuple[Tensor, Tensor]:
+def _filters(spec: MelSpec, stft: Stft, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Filters (n, K) of a mel on the grid's bins, and the numbers (n,) of the mel's bands that reach any."""
     with torch.inference_mode(False):
         spacing = (stft.sample_rate / stft.n_fft) / (spec.sample_rate / spec.n_fft)
         filters = spec.filters_at(stft.frequencies(device)) * spacing
         reached = (filters.sum(1) > 1e-3 * filters.sum(1).amax()).nonzero()[:, 0]
-        return filters[reached], reached
+        return filters[reached].to(dtype), reached
 
 
 def bands_on_grid(
@@ -123,12 +123,14 @@ def bands_on_grid(
     Returns
     -------
     Bands
+        In the mel's dtype, at least float32.
     """
-    values = spec.expand(mel.float()).transpose(1, 2) * spec.level() ** spec.power
+    mel = mel.to(torch.promote_types(mel.dtype, torch.float32))
+    values = spec.expand(mel).transpose(1, 2) * spec.level() ** spec.power
     rate = stft.sample_rate / spec.sample_rate
     window = stft.n_fft / stft.sample_rate / spec.window_seconds
     values = values * (rate * window ** (0.25 if spec.power == 1.0 else 0.5)) ** spec.power
-    filters, reached = _filters(spec, stft, mel.device)
+    filters, reached = _filters(spec, stft, mel.device, mel.dtype)
     values = values[..., reached]
     native = _is_native(spec, stft)
     frames = frames or stft.frames(resampled_length(spec, mel.shape[-1], stft.sample_rate))
@@ -189,12 +191,12 @@ def _interpolate_frames(
     places = torch.arange(first, first + frames, device=device, dtype=torch.float64)
     position = _position(places, spec, stft).clamp_max(offset + values.shape[1] - 1)
     squared = values if spec.power == 2.0 else values.square()
-    total = torch.zeros(values.shape[0], frames, values.shape[2], device=device)
-    weights = torch.zeros(frames, 1, device=device)
+    total = values.new_zeros(values.shape[0], frames, values.shape[2])
+    weights = values.new_zeros(frames, 1)
     nearest = position.round().long()
     for step in range(-math.ceil(reach), math.ceil(reach) + 1):
         index = nearest + step
-        weight = (1 - (position - index).abs() / reach).clamp_min(0).float()[:, None]
+        weight = (1 - (position - index).abs() / reach).clamp_min(0).to(values.dtype)[:, None]
         index = index - offset
         weight = weight * ((index >= 0) & (index < values.shape[1]))[:, None]
         total = total + weight * squared[:, index.clamp(0, values.shape[1] - 1)]

@@ -285,7 +285,7 @@ class SpectralVocoder(VocoderModel):
         """Denoiser of a short mel's magnitude, and its noise; see :class:`VocoderModel`."""
         frames = self.stft.frames(samples)
         conditions = self.conditions(mel, spec, frames)
-        return self._denoise(conditions), magnitude_noise(self, seeds, 0, frames).to(mel.device)
+        return self._denoise(conditions), magnitude_noise(self, seeds, 0, frames).to(conditions.prior)
 
     def blocks(
         self,

@@ -103,7 +103,7 @@ class SpectralBlocks(BlockMaker):
         offset = self.span[0]
         bands = bands_on_grid(mel, self.spec, model.stft, high - low, first=low, offset=offset)
         conditions = model.condition_on(bands)
-        noise = self.temperature * magnitude_noise(model, seeds, low, high).to(mel.device)
+        noise = self.temperature * magnitude_noise(model, seeds, low, high).to(conditions.prior)
         magnitude = model.sample_magnitude(noise, conditions, self.grid, self.sampler)
         if past is not None:
             magnitude = torch.cat([past.magnitude, magnitude[:, past.magnitude.shape[1] :]], 1)

@@ -75,7 +75,7 @@ def windowed_blocks(
         outer = REACH * steps
         outer_low, outer_high = max(0, low - outer), min(frames, high + outer)
         conditions = model.condition_on(bands.part(outer_low, outer_high))
-        noise = temperature * magnitude_noise(model, seeds, outer_low, outer_high).to(bands.values.device)
+        noise = temperature * magnitude_noise(model, seeds, outer_low, outer_high).to(bands.values)
         magnitude = model.sample_magnitude(noise, conditions, grid, sampler)
         inner = slice(low - outer_low, high - outer_low)
         magnitude, conditions = magnitude[:, inner], conditions.part(inner)

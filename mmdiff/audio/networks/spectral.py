@@ -56,7 +56,7 @@ class SubBandBlock(nn.Module):
             scale, shift = self.modulation(level)[:, None, None].chunk(2, -1)
             local = torch.addcmul(self.band_bias + shift, F.layer_norm(local, local.shape[-1:]), 1 + scale)
         branch = self.narrow(F.gelu(self.widen(local), approximate="tanh"))
-        return torch.addcmul(h, self.gate, branch.float())
+        return torch.addcmul(h, self.gate, branch.to(h.dtype))
 
 
 @register
@@ -142,19 +142,20 @@ class SubBandNet(nn.Module):
 
         Returns
         -------
-        Tensor, shape (B, outputs, T, bins), float32
+        Tensor, shape (B, outputs, T, bins), of the weights' dtype
         """
+        dtype = self.band_bias.dtype
         tiles = F.pad(planes, (self.overlap, self.overlap))
         tiles = tiles.unfold(-1, self.width + 2 * self.overlap, self.width)
         tiles = rearrange(tiles, "b plane frame band bin -> b frame band (plane bin)")
         with self._precision(planes.device):
-            embedded = self.embed_level(_fourier(level.float())).float()
-            pooled = self.read_context(rearrange(context, "b frame c -> b c frame")).float()
+            embedded = self.embed_level(_fourier(level.to(dtype))).to(dtype)
+            pooled = self.read_context(rearrange(context, "b frame c -> b c frame")).to(dtype)
             pooled = rearrange(pooled, "b (band c) frame -> b frame band c", band=self.bands)
-            h = self.read(tiles).float() + pooled + self.band_bias
+            h = self.read(tiles).to(dtype) + pooled + self.band_bias
             for block in self.blocks:
                 h = block(h, embedded)
-            out = self.write(self.norm(h)).float()
+            out = self.write(self.norm(h)).to(dtype)
         return rearrange(out, "b frame band (plane bin) -> b plane frame (band bin)", plane=self.outputs)
 
     def _precision(self, device: torch.device) -> torch.autocast:
