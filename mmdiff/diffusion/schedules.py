@@ -7,7 +7,7 @@ LinearBetaVP         alpha² + sigma² = 1  Song et al. 2021 (DDPM in continuous
 CosineVP             alpha² + sigma² = 1  Nichol and Dhariwal 2021
 SigmoidVP            alpha² + sigma² = 1  Jabri et al. 2022
 LaplaceVP            alpha² + sigma² = 1  Hang and Gu 2024
-BetaTable            alpha² + sigma² = 1  any table of beta: DDPM, WaveGrad, DiffWave
+BetaTable            alpha² + sigma² = 1  any table of beta: DDPM, WaveGrad, DiffWave, GAN
 SubVP                sigma = 1 - alpha²   Song et al. 2021
 EDM                  alpha = 1            Karras et al. 2022
 VarianceExploding    alpha = 1            Song et al. 2021
@@ -30,6 +30,7 @@ from mmdiff.diffusion.schedules_table import (
     diffwave_fast_betas,
     linear_betas,
     scaled_linear_betas,
+    vp_betas,
     wavegrad_betas,
 )
 from mmdiff.diffusion.schedules_transforms import Shifted, ZeroTerminalSNR
@@ -58,5 +59,6 @@ __all__ = [
     "diffwave_fast_betas",
     "linear_betas",
     "scaled_linear_betas",
+    "vp_betas",
     "wavegrad_betas",
 ]

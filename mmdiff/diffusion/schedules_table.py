@@ -14,6 +14,7 @@ from torch import Tensor
 from mmdiff.diffusion.schedules_base import (
     Levels,
     VariancePreserving,
+    check_rates,
     exponent_of_log_snr,
     log_snr_of_exponent,
     require,
@@ -215,6 +216,35 @@ def ddpm_betas() -> tuple[float, ...]:
 def wavegrad_betas() -> tuple[float, ...]:
     """WaveGrad's training table: 1000 steps, 1e-6 to 0.01 (Chen et al. 2020)."""
     return linear_betas(1e-6, 0.01, 1000)
+
+
+def vp_betas(count: int, beta_min: float = 0.1, beta_max: float = 20.0) -> tuple[float, ...]:
+    """Betas of a few large steps with the levels of :class:`LinearBetaVP`: denoising diffusion GANs take 2 to 8.
+
+    A step of the length 1/N adds what the rate, which grows linearly, adds in that time: with the rate in the
+    middle of the step, b_n = beta_min + (beta_max - beta_min) (2n - 1) / (2N), it is beta_n = 1 - exp(-b_n / N).
+
+    Parameters
+    ----------
+    count : int > 0
+        Number N of steps.
+    beta_min, beta_max : float, 0 <= beta_min <= beta_max, beta_max > 0
+        Rates at t = 0 and t = 1.
+
+    References
+    ----------
+    Xiao et al. 2022, arXiv:2112.07804, appendix B: alpha² after step n of N is that of the variance-preserving
+    equation (Song et al. 2021, arXiv:2011.13456) at t = n/N.
+
+    Examples
+    --------
+    >>> [round(beta, 3) for beta in vp_betas(4)]
+    [0.476, 0.849, 0.956, 0.987]
+    """
+    require(isinstance(count, int) and count > 0, f"count={count} must be a positive integer; try 4")
+    check_rates(beta_min, beta_max)
+    rise = beta_max - beta_min
+    return tuple(-math.expm1(-(beta_min + rise * (n - 0.5) / count) / count) for n in range(1, count + 1))
 
 
 def diffwave_betas(count: int = 50) -> tuple[float, ...]:
