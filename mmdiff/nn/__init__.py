@@ -1,10 +1,13 @@
 """Layers written once for 1, 2 and 3 dimensions: sound, images and spectrograms, clips."""
 
 from mmdiff.nn.convolution import conv as conv
+from mmdiff.nn.critic import StepCritic as StepCritic
 from mmdiff.nn.embeddings import LevelEmbedding as LevelEmbedding
 from mmdiff.nn.embeddings import sinusoidal as sinusoidal
 from mmdiff.nn.film import FiLM as FiLM
 from mmdiff.nn.film import modulate as modulate
+from mmdiff.nn.latents import LatentMapping as LatentMapping
+from mmdiff.nn.latents import LatentNetwork as LatentNetwork
 from mmdiff.nn.resample import condense as condense
 from mmdiff.nn.resample import decimate as decimate
 from mmdiff.nn.resample import repeat as repeat

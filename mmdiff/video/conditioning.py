@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdiff.errors import InputError
+from mmdiff.nn.latents import LatentMapping
 from mmdiff.registry import register
 from mmdiff.video.small import enlarge
 from mmdiff.video.told import Told, join
@@ -191,6 +192,39 @@ class SmallClip(Conditioner):
     def absent(self, x: Tensor) -> Tensor:
         """Return a clip of one grey pixel, fully noised away."""
         return self.null(x.new_zeros((len(x), self.channels + 1, 1, 1, 1)))
+
+
+@register
+class LatentCondition(Conditioner):
+    """What a generator draws: z, of which :func:`mmdiff.diffusion.adversarial.with_latents` gives it a fresh one.
+
+    Parameters
+    ----------
+    latents : int > 0
+        Size of z.
+    width : int
+        V, channels of the network's condition vector.
+    depth : int > 0
+        Layers between the two; see :class:`mmdiff.nn.latents.LatentMapping`.
+    name : str
+    """
+
+    def __init__(self, latents: int = 64, width: int = 256, depth: int = 3, name: str = "z") -> None:
+        super().__init__()
+        self.name, self.latents = name, latents
+        self.mapping = LatentMapping(latents, width, depth)
+
+    def forward(self, value: Tensor, x: Tensor) -> Told:
+        """Map z (B, latents), one for each clip."""
+        return Told(vector=self.mapping(value)[:, None])
+
+    def null(self, value: Tensor) -> Tensor:
+        """Return z itself: guidance compares what is made of the same."""
+        return value
+
+    def absent(self, x: Tensor) -> Tensor:
+        """Refuse: there is no generator without."""
+        raise InputError(f"{self.name} must be given, one for each clip; let with_latents draw it")
 
 
 @register
