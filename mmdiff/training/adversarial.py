@@ -28,7 +28,7 @@ def frozen(module: nn.Module) -> Callable[..., Any]:
     (True, True)
     """
     parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    return lambda *inputs: functional_call(module, parameters, inputs)
+    return lambda *inputs, **named: functional_call(module, parameters, inputs, named)
 
 
 def critic_hinge(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
