@@ -49,7 +49,7 @@ def dispatch(commands: Mapping[str, str], argv: list[str]) -> int:
         return USAGE
     try:
         with _termination_as_exit():
-            return _guarded(f"mmdiff {name}", _function(commands[name]), rest)
+            return _guarded(f"mmdiff {name}", find_function(commands[name]), rest)
     except KeyboardInterrupt:
         _complain(f"mmdiff {name}", "interrupted")
         return INTERRUPTED
@@ -93,7 +93,8 @@ def _guarded(prog: str, function: Callable[..., int | None], argv: list[str]) ->
         return SOME_FAILED
 
 
-def _function(place: str) -> Callable[..., int | None]:
+def find_function(place: str) -> Callable[..., int | None]:
+    """Import the function at ``module:function``."""
     module, _, name = place.partition(":")
     function: Callable[..., int | None] = getattr(importlib.import_module(module), name)
     return function
@@ -101,7 +102,9 @@ def _function(place: str) -> Callable[..., int | None]:
 
 def _overview(commands: Mapping[str, str]) -> str:
     width = max(map(len, commands))
-    lines = [f"  {name:{width}}  {describe(_function(place)).summary}" for name, place in commands.items()]
+    lines = [
+        f"  {name:{width}}  {describe(find_function(place)).summary}" for name, place in commands.items()
+    ]
     return "\n".join(
         [
             "usage: mmdiff COMMAND ...",

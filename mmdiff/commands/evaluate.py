@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import mmdiff
-from mmdiff.commands.report import check_report, refuse_options
-from mmdiff.errors import InputError
+from mmdiff.commands.report import check_report
 
 
 def evaluate(
@@ -123,15 +122,20 @@ def evaluate(
     mmdiff evaluate videos/ --model clips-32 --edits --captions none
     mmdiff evaluate videos/ --split test --model runs/folder/model --features torchvision:r3d_18
     """
-    for_sound: dict[str, Any] = {
+    check_report(out)
+    asked: dict[str, Any] = {
+        "reference": reference,
+        "estimate": estimate,
+        "model": model,
+        "split": split,
+        "steps": steps,
+        "limit": limit,
         "mel_presets": mel_presets,
         "seeds": seeds,
         "measures": measures,
         "no_baselines": no_baselines,
         "lookaheads": lookaheads,
         "block": block,
-    }
-    for_clips: dict[str, Any] = {
         "captions": captions,
         "num": num,
         "seed": seed,
@@ -139,69 +143,13 @@ def evaluate(
         "guidance": guidance,
         "features": features,
         "edits": edits,
-    }
-    check_report(out)
-    if estimate is not None and reference is not None:
-        from mmdiff.commands.evaluate_sound import evaluate_sound_files
-
-        for_models = {
-            "split": split,
-            "steps": steps,
-            "limit": limit,
-            **for_sound,
-            **for_clips,
-            "measures": None,
-        }
-        refuse_options(for_models, "models, and these are sound files")
-        evaluate_sound_files(reference, estimate, measures, out, json)
-        return 0
-    pipeline = mmdiff.load(model, device, dtype)
-    shared: dict[str, Any] = {
-        "model": model,
-        "split": split,
-        "steps": steps,
-        "limit": limit,
         "out": out,
         "json": json,
     }
-    if type(pipeline).__name__ == "ClipGenerator":
-        from mmdiff.commands.evaluate_clips import ClipOptions, evaluate_clips
+    if estimate is not None:
+        from mmdiff.commands.evaluate_sound import evaluate_sound_files
 
-        refuse_options(for_sound, f"vocoders, and {model!r} is a model of clips")
-        options = ClipOptions(reference=reference, **shared, **for_clips)
-        return evaluate_clips(pipeline, options)
-    if type(pipeline).__name__ == "SoundGenerator" and not edits:
-        from mmdiff.commands.evaluate_spoken import evaluate_spoken
+        return evaluate_sound_files(asked)
+    from mmdiff.commands.pipelines import evaluate_pipeline
 
-        refused = {**for_sound, "captions": captions, "split": split, "limit": limit}
-        refuse_options(refused, f"vocoders and models of clips, and {model!r} makes sound of labels")
-        own = ("num", "seed", "sampler", "guidance", "features")
-        told: dict[str, Any] = {name: for_clips[name] for name in own}
-        told |= {"reference": reference, "model": model, "steps": steps, "out": out, "json": json}
-        return evaluate_spoken(pipeline, **told)
-    if edits:
-        return _sound_edits(pipeline, {"reference": reference, **shared}, for_sound, for_clips)
-    from mmdiff.commands.evaluate_sound import SoundOptions, evaluate_recordings
-
-    refuse_options(for_clips, f"models of clips, and {model!r} is a vocoder")
-    if reference is None:
-        raise InputError(f"reference must be given: recordings to measure {model!r} with")
-    return evaluate_recordings(pipeline, SoundOptions(reference=reference, **shared, **for_sound))
-
-
-def _sound_edits(
-    pipeline: Any, shared: dict[str, Any], for_sound: dict[str, Any], for_clips: dict[str, Any]
-) -> int:
-    from mmdiff.commands.evaluate_sound import SoundEditOptions, evaluate_sound_edits
-
-    own = {"seed", "sampler", "guidance", "edits"}
-    refuse_options(
-        {name: value for name, value in (for_sound | for_clips).items() if name not in {*own, "measures"}},
-        "other evaluations than --edits of sound",
-    )
-    if shared["reference"] is None:
-        raise InputError("reference must be given: recordings to leave something out of")
-    chosen = {name: for_clips[name] for name in own - {"edits"}}
-    return evaluate_sound_edits(
-        pipeline, SoundEditOptions(**shared, measures=for_sound["measures"], **chosen)
-    )
+    return evaluate_pipeline(mmdiff.load(model, device, dtype), asked)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdiff.commands.report import remark, report
+from mmdiff.commands.report import remark, report, take_options
 from mmdiff.errors import InputError
 from mmdiff.media.tables import ScoreTable
 
@@ -62,8 +62,9 @@ class ClipOptions:
         return {"sampler": self.sampler, "guidance": self.guidance}
 
 
-def evaluate_clips(gen: ClipGenerator, options: ClipOptions) -> int:
-    """Measure a model of clips and print what was found; returns the exit status."""
+def evaluate_clips(gen: ClipGenerator, asked: Mapping[str, Any]) -> int:
+    """Measure a model of clips as ``mmdiff evaluate`` was asked to; returns the exit status."""
+    options = take_options(ClipOptions, asked, f"vocoders, and {asked['model']!r} is a model of clips")
     numbers = (*options.steps, options.num, options.limit)
     if any(number is not None and number < 1 for number in numbers):
         raise InputError(

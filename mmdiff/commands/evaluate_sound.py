@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdiff.commands.report import failed, refuse_options, report
+from mmdiff.commands.report import failed, refuse_options, report, take_options
 from mmdiff.errors import InputError
 from mmdiff.media.tables import ScoreTable
 
@@ -23,7 +23,7 @@ _EDITED, _EDITED_SECONDS = 8, 4.0  # recordings to edit by default, and how much
 class SoundOptions:
     """What the user asked for; the fields are the command's options."""
 
-    reference: str
+    reference: str | None
     model: str
     split: str | None
     steps: Sequence[int]
@@ -38,8 +38,17 @@ class SoundOptions:
     json: bool
 
 
-def evaluate_recordings(voc: Vocoder, options: SoundOptions) -> int:
-    """Measure a vocoder and print what was found; returns the exit status."""
+def evaluate_vocoder(voc: Vocoder, asked: Mapping[str, Any]) -> int:
+    """Measure a vocoder as ``mmdiff evaluate`` was asked to; returns the exit status."""
+    if asked["edits"]:
+        return evaluate_sound_edits(voc, asked)
+    options = take_options(SoundOptions, asked, f"models of clips, and {asked['model']!r} is a vocoder")
+    if options.reference is None:
+        raise InputError(f"reference must be given: recordings to measure {options.model!r} with")
+    return _recordings(voc, options, options.reference)
+
+
+def _recordings(voc: Vocoder, options: SoundOptions, reference: str) -> int:
     steps, seeds = options.steps or _STEPS, 2 if options.seeds is None else options.seeds
     if seeds < 1 or min(steps) < 1 or (options.limit is not None and options.limit < 1):
         raise InputError(f"seeds={seeds}, steps={list(steps)} and limit={options.limit} must be positive")
@@ -52,7 +61,7 @@ def evaluate_recordings(voc: Vocoder, options: SoundOptions) -> int:
     from mmdiff.audio.layouts import pick_recordings
     from mmdiff.audio.mel import PRESETS, preset
 
-    recordings = pick_recordings(options.reference, options.split, options.limit)
+    recordings = pick_recordings(reference, options.split, options.limit)
     files = [path for path in recordings if _readable(path)]
     names = list(PRESETS) if options.mel_presets == ["all"] else options.mel_presets
     specs = {name: preset(name) for name in names}
@@ -79,7 +88,7 @@ def evaluate_recordings(voc: Vocoder, options: SoundOptions) -> int:
 class SoundEditOptions:
     """What the user asked for of edits; the fields are the command's options."""
 
-    reference: str
+    reference: str | None
     model: str
     split: str | None
     steps: Sequence[int]
@@ -92,8 +101,12 @@ class SoundEditOptions:
     json: bool
 
 
-def evaluate_sound_edits(pipeline: SoundGenerator | Vocoder, options: SoundEditOptions) -> int:
+def evaluate_sound_edits(pipeline: SoundGenerator | Vocoder, asked: Mapping[str, Any]) -> int:
     """Measure how well a model fills in what is missing, and print it; returns the exit status."""
+    owner = "other evaluations than --edits of sound"
+    options = take_options(SoundEditOptions, {**asked, "edits": False}, owner)
+    if options.reference is None:
+        raise InputError("reference must be given: recordings to leave something out of")
     if len(options.steps) > 1 or (options.limit is not None and options.limit < 1):
         raise InputError(
             f"steps={list(options.steps)} must be one number here, limit={options.limit} positive"
@@ -140,15 +153,26 @@ def _readable(path: Path) -> bool:
     return True
 
 
-def evaluate_sound_files(
-    reference: str, estimate: str, measures: Sequence[str], out: str | None, json: bool
-) -> None:
-    """Measure sound files against those of the same names, and print what was found."""
-    measures = _checked(measures)
+@dataclass(frozen=True)
+class SoundFileOptions:
+    """What the user asked for of files; the fields are the command's options."""
+
+    reference: str
+    estimate: str
+    measures: Sequence[str]
+    out: str | None
+    json: bool
+
+
+def evaluate_sound_files(asked: Mapping[str, Any]) -> int:
+    """Measure sound files against those of the same names, and print what was found; returns the exit status."""
+    options = take_options(SoundFileOptions, asked, "models, and these are sound files")
+    measures = _checked(options.measures)
     from mmdiff.audio.evaluate import evaluate_files, sound_measures
 
-    scores = evaluate_files(_pairs(Path(reference), Path(estimate)), measures)
-    report(ScoreTable(scores, sound_measures(measures), "file", kind="file"), out, json)
+    scores = evaluate_files(_pairs(Path(options.reference), Path(options.estimate)), measures)
+    report(ScoreTable(scores, sound_measures(measures), "file", kind="file"), options.out, options.json)
+    return 0
 
 
 def _pairs(reference: Path, estimate: Path) -> list[tuple[Path, Path]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdiff.commands.report import remark, report
+from mmdiff.commands.evaluate_sound import evaluate_sound_edits
+from mmdiff.commands.report import remark, report, take_options
 from mmdiff.errors import InputError
 from mmdiff.media.tables import ScoreTable
 
@@ -17,35 +20,54 @@ _NUM = 4  # sounds of each label unless told
 _SHIPPED = "word-judge"
 
 
-def evaluate_spoken(
-    gen: SoundGenerator,
-    *,
-    reference: str | None,
-    model: str,
-    steps: list[int],
-    num: int | None,
-    seed: int | None,
-    sampler: str | None,
-    guidance: float | None,
-    features: str | None,
-    out: str | None,
-    json: bool,
-) -> int:
-    """Measure a model that says digits and print what was found; returns the exit status."""
-    if min([*steps, 1 if num is None else num]) < 1:
-        raise InputError(f"steps={steps} and num={num} must be positive")
+@dataclass(frozen=True)
+class SpokenOptions:
+    """What the user asked for; the fields are the command's options."""
+
+    reference: str | None
+    model: str
+    steps: Sequence[int]
+    num: int | None
+    seed: int | None
+    sampler: str | None
+    guidance: float | None
+    features: str | None
+    out: str | None
+    json: bool
+
+
+def evaluate_sounds(gen: SoundGenerator, asked: Mapping[str, Any]) -> int:
+    """Measure a model of sounds as ``mmdiff evaluate`` was asked to; returns the exit status."""
+    if asked["edits"]:
+        return evaluate_sound_edits(gen, asked)
+    owner = f"vocoders and models of clips, and {asked['model']!r} makes sound of labels"
+    return _spoken(gen, take_options(SpokenOptions, asked, owner))
+
+
+def _spoken(gen: SoundGenerator, options: SpokenOptions) -> int:
+    if min([*options.steps, 1 if options.num is None else options.num]) < 1:
+        raise InputError(f"steps={options.steps} and num={options.num} must be positive")
     from mmdiff.audio.evaluate_digits import MEASURES, Recordings, evaluate_digits, made_by
 
-    judge = _judge(features or _SHIPPED, gen)
-    recordings = None if reference is None else Recordings(reference)
-    asked: dict[str, Any] = {"num": num or _NUM, "seed": seed or 0, "sampler": sampler, "guidance": guidance}
-    name = Path(model).name
+    judge = _judge(options.features or _SHIPPED, gen)
+    recordings = None if options.reference is None else Recordings(options.reference)
+    asked: dict[str, Any] = {
+        "num": options.num or _NUM,
+        "seed": options.seed or 0,
+        "sampler": options.sampler,
+        "guidance": options.guidance,
+    }
+    name = Path(options.model).name
     systems = [
         made_by(gen, f"{name}, {count} steps", steps=count, **asked)
-        for count in steps or [gen.model.default_steps]
+        for count in options.steps or [gen.model.default_steps]
     ]
     scores = evaluate_digits(systems, judge, recordings)
-    report(ScoreTable(scores, MEASURES, turned=True, shared={"model": model, **asked}), out, json)
+    report(
+        ScoreTable(scores, MEASURES, turned=True, shared={"model": options.model, **asked}),
+        options.out,
+        options.json,
+    )
     if recordings is None:
         remark("give the folder of `mmdiff fetch digits-16k` to compare with recordings")
     return 0

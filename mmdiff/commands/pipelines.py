@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import mmdiff
+from mmdiff.commands.dispatch import find_function
 from mmdiff.errors import InputError
 from mmdiff.hub import find_model, shipped_models
 
 P = TypeVar("P")
-_COMMANDS = {"Vocoder": "mmdiff vocode", "ClipGenerator": "mmdiff clip", "SoundGenerator": "mmdiff sound"}
-_SHIPPED = {
-    "Vocoder": ("SpectralVocoder",),
-    "ClipGenerator": ("ClipModel",),
-    "SoundGenerator": ("MelSoundModel", "SoundModel"),
+
+
+class _Kind(NamedTuple):
+    """What commands know of a kind of pipeline."""
+
+    command: str
+    """Which works with it."""
+    models: tuple[str, ...]
+    """Classes of models behind it."""
+    evaluation: str
+    """Place of its evaluation, see :func:`evaluate_pipeline`."""
+
+
+_KINDS = {
+    "Vocoder": _Kind(
+        "mmdiff vocode", ("SpectralVocoder",), "mmdiff.commands.evaluate_sound:evaluate_vocoder"
+    ),
+    "ClipGenerator": _Kind("mmdiff clip", ("ClipModel",), "mmdiff.commands.evaluate_clips:evaluate_clips"),
+    "SoundGenerator": _Kind(
+        "mmdiff sound", ("MelSoundModel", "SoundModel"), "mmdiff.commands.evaluate_spoken:evaluate_sounds"
+    ),
 }
+"""By the name of the pipeline's class, so that none is imported before it is wanted."""
+
+
+def evaluate_pipeline(pipeline: Any, asked: Mapping[str, Any]) -> int:
+    """Measure a pipeline by its own evaluation: a function of it and of ``asked`` that refuses what is not its own.
+
+    Parameters
+    ----------
+    pipeline : Vocoder, SoundGenerator or ClipGenerator
+    asked : mapping
+        All options of ``mmdiff evaluate`` by name.
+
+    Returns
+    -------
+    int
+        Exit status.
+    """
+    evaluation: Callable[..., int | None] = find_function(_KINDS[type(pipeline).__name__].evaluation)
+    return evaluation(pipeline, asked) or 0
 
 
 def load_pipeline(kind: type[P], model: str, device: str | None, dtype: str | None) -> P:
@@ -27,13 +64,11 @@ def load_pipeline(kind: type[P], model: str, device: str | None, dtype: str | No
     CheckpointError
         There is no such model, or it is broken.
     """
-    classes = _SHIPPED[kind.__name__]
-    pipeline = mmdiff.load(find_model(model, *classes), device, dtype)
+    own = _KINDS[kind.__name__]
+    pipeline = mmdiff.load(find_model(model, *own.models), device, dtype)
     if not isinstance(pipeline, kind):
-        other = _COMMANDS.get(type(pipeline).__name__, "mmdiff.load in Python")
-        shipped = ", ".join(shipped_models(*classes))
+        other = _KINDS[type(pipeline).__name__].command
+        shipped = ", ".join(shipped_models(*own.models))
         such = f", such as the shipped {shipped}" if shipped else ""
-        raise InputError(
-            f"model={model!r} must be one for `{_COMMANDS[kind.__name__]}`{such}; it is one for `{other}`"
-        )
+        raise InputError(f"model={model!r} must be one for `{own.command}`{such}; it is one for `{other}`")
     return pipeline

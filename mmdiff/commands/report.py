@@ -7,11 +7,17 @@ import math
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmdiff.errors import InputError
 from mmdiff.media.tables import ScoreTable
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def say(text: str) -> None:
@@ -64,6 +70,19 @@ def refuse_options(options: Mapping[str, Any], owner: str) -> None:
     ]
     if given:
         raise InputError(f"{', '.join(given)} must be left out: for {owner}")
+
+
+def take_options(kind: type[T], asked: Mapping[str, Any], owner: str) -> T:
+    """Build the dataclass of the options that an evaluation has; the others are for another ``owner``.
+
+    Raises
+    ------
+    InputError
+        One of those was given.
+    """
+    own = [field.name for field in fields(kind)]
+    refuse_options({name: value for name, value in asked.items() if name not in (*own, "model")}, owner)
+    return kind(**{name: asked[name] for name in own})
 
 
 def silence() -> None:

@@ -92,3 +92,19 @@ def test_the_shipped_model_says_seven(mmdiff_command, tmp_path):
         torch.cat([io.read(path)[0] for path in sorted(tmp_path.glob("*.wav"))])
     )
     assert (heard.argmax(-1) == 7).sum() >= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds", 2], "--seeds must be left out: for vocoders and models of clips"),
+        (["--limit", 2, "--captions", "none"], "--limit, --captions must be left out"),
+        (["--num", 0], "num=0 must be positive"),
+        (["--edits"], "reference must be given: recordings to leave something out of"),
+        (["--edits", "--features", "x"], "--features must be left out: for other evaluations than --edits"),
+    ],
+)
+def test_what_does_not_go_with_models_of_labels_is_refused_by_evaluate(mmdiff_command, toy, options, message):
+    outcome = mmdiff_command("evaluate", "--model", toy, *options)
+    assert outcome.status == 2
+    assert message in outcome.err
