@@ -1,4 +1,7 @@
-"""The variational bound of a discrete chain, and the hybrid objective that learns its variances."""
+"""The terms of a discrete chain's variational bound, and the hybrid objective that learns its variances.
+
+:mod:`mmdiff.diffusion.likelihood` adds the terms up.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from mmdiff.diffusion.conversions import expand_like
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.objectives import Objective, Trial, weighted_mean
 from mmdiff.diffusion.process import GaussianProcess
+from mmdiff.diffusion.schedules import Schedule
 from mmdiff.errors import InputError
 
 
@@ -28,7 +32,13 @@ def gaussian_kl(mean: Tensor, variance: Tensor, other_mean: Tensor, other_varian
     return (ratio - 1 - ratio.log() + (mean - other_mean) ** 2 / other_variance) / 2
 
 
-def gaussian_nll(x: Tensor, mean: Tensor, variance: Tensor, bin_width: float | None = None) -> Tensor:
+def gaussian_nll(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    bin_width: float | None = None,
+    ends: tuple[float, float] = (-1.0, 1.0),
+) -> Tensor:
     """Return -log p(x) under N(mean, variance), element by element, in nats.
 
     Parameters
@@ -36,9 +46,11 @@ def gaussian_nll(x: Tensor, mean: Tensor, variance: Tensor, bin_width: float | N
     x, mean, variance : Tensor
         Broadcastable to one shape; variance > 0.
     bin_width : float > 0, optional
-        x in [-1, 1] is quantised in steps of this size (2/255 for 8-bit pictures, 2/65535 for 16-bit
-        sound): return -log of the probability of x's bin, the outermost bins being open
-        (Ho et al. 2020, eq. 13). Without it, the density's.
+        x is quantised in steps of this size (2/255 for 8-bit pictures in [-1, 1]): return -log of the
+        probability of x's bin, the outermost bins being open (Ho et al. 2020, eq. 13). Without it, the
+        density's.
+    ends : (float, float), default (-1, 1)
+        Lowest and highest value of quantised data.
     """
     deviation = variance.sqrt()
     distance = (x - mean) / deviation
@@ -46,12 +58,50 @@ def gaussian_nll(x: Tensor, mean: Tensor, variance: Tensor, bin_width: float | N
         return (distance**2 + math.log(2 * math.pi)) / 2 + deviation.log()
     half = bin_width / 2 / deviation
     # By symmetry, take the interval's mirror image in the lower tail, where log_ndtr loses nothing.
-    upper_edge = torch.where(x > 1 - bin_width / 2, torch.inf, distance + half)
-    lower_edge = torch.where(x < -1 + bin_width / 2, -torch.inf, distance - half)
+    upper_edge = torch.where(x > ends[1] - bin_width / 2, torch.inf, distance + half)
+    lower_edge = torch.where(x < ends[0] + bin_width / 2, -torch.inf, distance - half)
     mirrored = distance > 0
     high = torch.special.log_ndtr(torch.where(mirrored, -lower_edge, upper_edge))
     low = torch.special.log_ndtr(torch.where(mirrored, -upper_edge, lower_edge))
     return -(high + torch.log(-torch.expm1(low - high)))
+
+
+def chain_term(
+    schedule: Schedule,
+    x0: Tensor,
+    x_t: Tensor,
+    x0_hat: Tensor,
+    s: Tensor,
+    t: Tensor,
+    variance: Tensor,
+    last: Tensor,
+    bin_width: float | None = None,
+    ends: tuple[float, float] = (-1.0, 1.0),
+) -> Tensor:
+    """Return the bound's term of the step from t to s, element by element, in nats (Ho et al. 2020, eq. 5).
+
+    Parameters
+    ----------
+    schedule : Schedule
+    x0, x_t, x0_hat : Tensor, shape (B, ...)
+        Data, their noisy state at t, and what a denoiser makes of it.
+    s, t : Tensor, shape (B,), float64
+        Times, s < t.
+    variance : Tensor, broadcastable to x0
+        Of the reverse step, > 0.
+    last : Tensor of bool, shape (B,)
+        Where s is the data: there the term is the negative log-likelihood of x0, elsewhere the KL divergence
+        of the reverse step from the posterior q(x_s | x_t, x0).
+    bin_width, ends
+        Quantisation of the data, see :func:`gaussian_nll`.
+    """
+    process = GaussianProcess(schedule)
+    true_mean, true_variance = process.posterior(x_t, x0, s, t)
+    mean, _ = process.posterior(x_t, x0_hat, s, t)
+    last = expand_like(last, x0) > 0
+    # The branch not taken must be finite too, or its gradient would be NaN.
+    kl = gaussian_kl(true_mean, torch.where(last, 1.0, true_variance), mean, variance)
+    return torch.where(last, gaussian_nll(x0, mean, variance, bin_width, ends), kl)
 
 
 @dataclass(frozen=True)
@@ -120,19 +170,14 @@ class HybridVLB:
 
     def bound(self, denoiser: Denoiser, trial: Trial, weight: Tensor | None = None) -> Tensor:
         """Return the estimate of L_vlb from one term for each item, bits per element, shape (B,)."""
-        process = GaussianProcess(self.simple.schedule)
+        schedule = self.simple.schedule
         t = trial.t.double()  # s and t differ by little
         first = t * self.steps < 1 + 1e-3
         s = torch.where(first, 0.0, t - 1 / self.steps)
         x0_hat = denoiser.convert(trial.output, trial.x_t, trial.t).detach()
-        true_mean, true_variance = process.posterior(trial.x_t, trial.x0, s, t)
-        mean, _ = process.posterior(trial.x_t, x0_hat, s, t)
-        variance = process.posterior_variance(
+        variance = GaussianProcess(schedule).posterior_variance(
             s.clamp_min(1 / self.steps), t.clamp_min(2 / self.steps), "learned", trial.fraction
         )
-        first = expand_like(first, trial.x0) > 0
-        # The branch not taken must be finite too, or its gradient would be NaN.
-        kl = gaussian_kl(true_mean, torch.where(first, 1.0, true_variance), mean, variance)
-        nll = gaussian_nll(trial.x0, mean, variance, self.bin_width)
-        nats = weighted_mean(torch.where(first, nll, kl), weight, self.simple.normalize_weight)
+        term = chain_term(schedule, trial.x0, trial.x_t, x0_hat, s, t, variance, first, self.bin_width)
+        nats = weighted_mean(term, weight, self.simple.normalize_weight)
         return nats * self.steps / math.log(2)
