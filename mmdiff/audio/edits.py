@@ -72,14 +72,20 @@ class SoundEdit:
         """The same of sound so many times as loud."""
         return replace(self, wave=self.wave * gain)
 
-    def windows(self, context: int) -> list[tuple[int, int]]:
-        """First and last sample of the parts that have something unknown, with so many samples around it."""
+    def windows(self, context: int, least: int = 0) -> list[tuple[int, int]]:
+        """First and last sample of the parts that have something unknown, with so many samples around it.
+
+        Parts are at least ``least`` samples long, as far as the sound is.
+        """
         samples = self.wave.shape[-1]
         if self.known_rate is not None:
             return [(0, samples)]
         found: list[tuple[int, int]] = []
         for begin, end in spans(~self.known.all(0)):
             begin, end = max(0, begin - context), min(samples, end + context)
+            missing = max(0, least - (end - begin))
+            begin = max(0, min(begin - missing // 2, samples - least)) if missing else begin
+            end = min(samples, max(end, begin + least))
             if found and begin <= found[-1][1]:
                 begin = found.pop()[0]
             found.append((begin, end))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmdiff.audio import edits, io
-from mmdiff.audio.edit_baselines import autoregressive, linear_prediction, sparsity
-from mmdiff.audio.editing import Method, edit_sound
+from mmdiff.audio import edits
+from mmdiff.audio.edit_tasks import EVERY, Task, edit_tasks, word_tasks
+from mmdiff.audio.edit_tools import Method
+from mmdiff.audio.editing import edit_sound
 from mmdiff.audio.edits import SoundEdit
-from mmdiff.audio.generator import SoundGenerator
+from mmdiff.audio.generator import Label, SoundGenerator
+from mmdiff.audio.mel_sound import MelSoundModel
 from mmdiff.audio.metrics import METRICS, evaluate
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.audio.vocoder_edits import fill_gaps
@@ -32,56 +33,24 @@ EDIT_MEASURES = {
     "pesq": Measure("PESQ-wb", "MOS", True, note="of whole recordings"),
 }
 """Measures of filled-in sound; a gap's own samples are not what PESQ was made for, whole recordings are."""
-_EVERY = 0.5  # seconds from gap to gap
 _AROUND = 0.032  # seconds
-_LOUDEST = 0.05  # share of samples that are clipped
 
-Baseline = Callable[[SoundEdit], Tensor]
-Fill = Callable[[SoundEdit, Tensor, int], Tensor]
-"""What is known, the recording, and a seed, to a model's result."""
+Fill = Callable[[SoundEdit, Tensor, int, Label], Tensor]
+"""What is known, the recording, a seed, and what the recording is of, to a model's result."""
 
 
-class Task(NamedTuple):
-    """One way of leaving something out."""
+class Way(NamedTuple):
+    """One way of filling in that a model has."""
 
-    name: str
-    edit: Callable[[Tensor, int], SoundEdit]
-    """A recording (1, samples) and its rate to what is known of it."""
-    baselines: Mapping[str, Baseline]
-
-
-def gap_tasks() -> list[Task]:
-    """Gaps twice a second, short and long."""
-    filled: dict[str, Baseline] = {
-        "silence": _silence,
-        "linear prediction": linear_prediction,
-        "autoregression": autoregressive,
-    }
-    return [
-        Task("gaps of 10 ms", lambda wave, rate: _gaps(wave, rate, 0.01), filled),
-        Task("gaps of 50 ms", lambda wave, rate: _gaps(wave, rate, 0.05), filled),
-    ]
-
-
-def edit_tasks() -> list[Task]:
-    """All tasks: gaps, continuation, bandwidth extension, declipping."""
-    ahead: dict[str, Baseline] = {"silence": _silence, "linear prediction": linear_prediction}
-    clipped: dict[str, Baseline] = {
-        "left as they are": lambda edit: edit.wave,
-        "few frequencies": sparsity,
-    }
-    return [
-        *gap_tasks(),
-        Task("continuation by 50 ms", lambda wave, rate: _ahead(wave, rate, 0.05), ahead),
-        Task("half the rate doubled", _narrow, {"resampling": lambda edit: edit.wave}),
-        Task("5 % of samples clipped", _clipped, clipped),
-    ]
+    fill: Fill
+    can: Callable[[SoundEdit], bool]
 
 
 def evaluate_edits(
     pipeline: SoundGenerator | Vocoder,
     recordings: Sequence[Tensor],
     *,
+    labels: Sequence[Label] | None = None,
     tasks: Sequence[Task] | None = None,
     methods: Sequence[str] = tuple(METHODS),
     measures: Sequence[str] = ("lsd", "pesq"),
@@ -95,13 +64,16 @@ def evaluate_edits(
     ----------
     pipeline : SoundGenerator or Vocoder
         A vocoder fills gaps only, in other tasks there are baselines alone: with the spectrogram interpolated, and with
-        the recording's own, which is what better interpolation could bring.
+        the recording's own, which is what better interpolation could bring. Both stand beside a model of
+        spectrograms too, which also continues.
     recordings : sequence of Tensor, shape (1, samples)
         At the model's rate, that training did not see, each over half a second long.
+    labels : sequence of str, int or None, optional
+        What each recording is of, for models that can be told.
     tasks : sequence of Task, optional
-        Default: :func:`edit_tasks`.
+        Default: :func:`edit_tasks`; for a model of spectrograms :func:`word_tasks`.
     methods : sequence of str
-        Keys of :data:`METHODS`, for models of waveforms.
+        Keys of :data:`METHODS`, for models of sound.
     measures : sequence of str
         Keys of :data:`mmdiff.audio.metrics.METRICS`, besides the signal-to-noise ratio.
     seed : int
@@ -124,16 +96,19 @@ def evaluate_edits(
     if strange := [name for name in methods if name not in METHODS]:
         raise InputError(f"methods={strange} must be some of {', '.join(METHODS)}")
     rate = pipeline.sample_rate
-    if not recordings or min(wave.shape[-1] for wave in recordings) < _EVERY * rate:
-        raise InputError(f"recordings={len(recordings)} must be at least one, each of {_EVERY} s or more")
-    fills = _fills(pipeline, methods, options)
+    if not recordings or min(wave.shape[-1] for wave in recordings) < EVERY * rate:
+        raise InputError(f"recordings={len(recordings)} must be at least one, each of {EVERY} s or more")
+    of = [None] * len(recordings) if labels is None else labels
+    ways = _ways(pipeline, methods, options)
+    usual = word_tasks if _of_spectrograms(pipeline) else edit_tasks
     scores = []
-    for task in track(edit_tasks() if tasks is None else tasks, "filling in", show=progress):
+    for task in track(usual() if tasks is None else tasks, "filling in", show=progress):
         known = [task.edit(wave, rate) for wave in recordings]
         made = {name: [fill(edit) for edit in known] for name, fill in task.baselines.items()}
-        for name, by_model in fills.items() if _can(pipeline, known) else ():
-            pairs = enumerate(zip(known, recordings, strict=True))
-            made[name] = [by_model(edit, wave, seed + n) for n, (edit, wave) in pairs]
+        for name, way in ways.items():
+            if all(map(way.can, known)):
+                items = enumerate(zip(known, recordings, of, strict=True))
+                made[name] = [way.fill(edit, wave, seed + n, label) for n, (edit, wave, label) in items]
         about = {"task": task.name, "gaps": sum(map(_count, known)), "recordings": len(recordings)}
         scores += [
             Score(name, edit_measures(known, recordings, all_, measures), about)
@@ -142,28 +117,48 @@ def evaluate_edits(
     return scores
 
 
-def _can(pipeline: SoundGenerator | Vocoder, known: Sequence[SoundEdit]) -> bool:
-    gaps = all(edit.side is None and bool(edit.known[:, [0, -1]].all()) for edit in known)
-    return gaps or not isinstance(pipeline, Vocoder)
+def _of_spectrograms(pipeline: SoundGenerator | Vocoder) -> bool:
+    return isinstance(pipeline, SoundGenerator) and isinstance(pipeline.model, MelSoundModel)
 
 
-def _fills(
+def _of_gaps(edit: SoundEdit) -> bool:
+    return edit.side is None and edit.known_rate is None
+
+
+def _between(edit: SoundEdit) -> bool:
+    return _of_gaps(edit) and bool(edit.known[:, [0, -1]].all())
+
+
+def _ways(
     pipeline: SoundGenerator | Vocoder, methods: Sequence[str], options: Mapping[str, Any]
-) -> dict[str, Fill]:
+) -> dict[str, Way]:
     """Ways a model has, by the names in tables."""
     if isinstance(pipeline, Vocoder):
+        return _vocoder_ways(pipeline, options)
 
-        def by_vocoder(edit: SoundEdit, wave: Tensor, seed: int, known: bool) -> Tensor:
-            mel = pipeline.mel(wave, pipeline.sample_rate) if known else None
-            return fill_gaps(pipeline, edit, mel, seed=seed, **options)
+    def by_sound(edit: SoundEdit, wave: Tensor, seed: int, label: Label, method: Method) -> Tensor:
+        return edit_sound(pipeline, edit, label, method=method, seed=seed, **options)
 
-        names = {"vocoder, spectrogram interpolated": False, "vocoder, spectrogram known": True}
-        return {name: functools.partial(by_vocoder, known=known) for name, known in names.items()}
+    can = _of_gaps if _of_spectrograms(pipeline) else _anything
+    ways = {} if pipeline.vocoder is None else _vocoder_ways(pipeline.vocoder, {})
+    return ways | {
+        METHODS[name]: Way(functools.partial(by_sound, method=name), can)
+        for name in METHODS
+        if name in methods
+    }
 
-    def by_sound(edit: SoundEdit, wave: Tensor, seed: int, method: Method) -> Tensor:
-        return edit_sound(pipeline, edit, method=method, seed=seed, **options)
 
-    return {METHODS[name]: functools.partial(by_sound, method=name) for name in METHODS if name in methods}
+def _vocoder_ways(voc: Vocoder, options: Mapping[str, Any]) -> dict[str, Way]:
+    def by_vocoder(edit: SoundEdit, wave: Tensor, seed: int, label: Label, known: bool) -> Tensor:
+        mel = voc.mel(wave, voc.sample_rate) if known else None
+        return fill_gaps(voc, edit, mel, seed=seed, **options)
+
+    names = {"vocoder, spectrogram interpolated": False, "vocoder, spectrogram known": True}
+    return {name: Way(functools.partial(by_vocoder, known=known), _between) for name, known in names.items()}
+
+
+def _anything(edit: SoundEdit) -> bool:
+    return True
 
 
 def edit_table(scores: Sequence[Score], measures: Sequence[str], **shared: Any) -> ScoreTable:
@@ -225,30 +220,3 @@ def _surroundings(edit: SoundEdit, wave: Tensor) -> Tensor:
 
 def _count(edit: SoundEdit) -> int:
     return 1 if edit.known_rate is not None else sum(len(edits.spans(~known)) for known in edit.known)
-
-
-def _silence(edit: SoundEdit) -> Tensor:
-    return torch.where(edit.known, edit.wave, 0.0)
-
-
-def _gaps(wave: Tensor, rate: int, seconds: float) -> SoundEdit:
-    count = math.floor(wave.shape[-1] / rate / _EVERY)
-    middles = [(n + 0.5) * _EVERY for n in range(count)]
-    return edits.gap_filling(wave, rate, [(at - seconds / 2, at + seconds / 2) for at in middles])
-
-
-def _ahead(wave: Tensor, rate: int, seconds: float) -> SoundEdit:
-    # from the middle on, where there is more often something to be continued than at the end
-    return edits.continuation(wave[:, : wave.shape[-1] // 2], rate, seconds)
-
-
-def _narrow(wave: Tensor, rate: int) -> SoundEdit:
-    if rate % 2:
-        raise InputError(f"sample_rate={rate} must be even to be halved")
-    even = wave[:, : wave.shape[-1] // 2 * 2]
-    return edits.bandwidth_extension(io.resample(even, rate, rate // 2), rate // 2, rate)
-
-
-def _clipped(wave: Tensor, rate: int) -> SoundEdit:
-    level = float(wave.abs().quantile(1 - _LOUDEST))
-    return edits.declipping(wave.clamp(-level, level), rate, level)

@@ -250,7 +250,11 @@ def pick_recordings(source: str | Path, split: str | None = None, limit: int | N
     path = Path(source)
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return [path]
-    files = [clip.path for clip in find_audio(source, split=split)]
+    return spaced([clip.path for clip in find_audio(source, split=split)], limit)
+
+
+def spaced(files: list[Path], limit: int | None) -> list[Path]:
+    """``limit`` of the files, evenly spaced in the list; or all."""
     if limit is None or limit >= len(files):
         return files
     return [files[i * len(files) // limit] for i in range(limit)]

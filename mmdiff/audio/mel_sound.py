@@ -20,6 +20,7 @@ from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.objectives import Objective
 from mmdiff.diffusion.samplers import sample
 from mmdiff.diffusion.schedules import Schedule
+from mmdiff.diffusion.solver_tools import DenoiserFn
 from mmdiff.diffusion.times import Stratified, Uniform
 from mmdiff.errors import InputError
 from mmdiff.registry import register
@@ -87,7 +88,11 @@ class MelSoundModel(nn.Module, SoundMaker):
 
     def to_model(self, wave: Tensor) -> Tensor:
         """Sound (B, samples) to what is diffused (B, 1, frames, n_mels)."""
-        return ((self.mel(wave) - self.mean) / self.std).transpose(1, 2)[:, None]
+        return self.to_state(self.mel(wave))
+
+    def to_state(self, mel: Tensor) -> Tensor:
+        """Spectrograms (B, n_mels, frames) to what is diffused (B, 1, frames, n_mels)."""
+        return ((mel - self.mean) / self.std).transpose(1, 2)[:, None]
 
     def from_model(self, state: Tensor) -> Tensor:
         """What is diffused (B, 1, frames, n_mels) to spectrograms (B, n_mels, frames) of values that sounds have."""
@@ -105,17 +110,38 @@ class MelSoundModel(nn.Module, SoundMaker):
         temperature: float,
     ) -> Tensor:
         """Make spectrograms (B, n_mels, frames) of labels (B,)."""
-        frames = self.mel.frames(samples)
+        return self.draw(
+            self.told(label, guidance),
+            seeds=seeds,
+            frames=self.mel.frames(samples),
+            sampling=sampling,
+            temperature=temperature,
+        )
+
+    def told(self, label: Tensor, guidance: float) -> DenoiserFn:
+        """Denoiser that knows the labels (B,), exaggerated by guidance."""
+        return functools.partial(self.guided(self.denoiser, guidance), **self.conditions({"label": label}))
+
+    def draw(
+        self,
+        denoise: DenoiserFn,
+        *,
+        seeds: Sequence[int],
+        frames: int,
+        sampling: Sampling,
+        temperature: float,
+    ) -> Tensor:
+        """Draw spectrograms (B, n_mels, frames), one for each seed, by a denoiser of what is diffused."""
+        device = next(self.parameters()).device
         noise = torch.stack([frame_noise(seed, 0, frames, self.mel.n_mels) for seed in seeds])[:, None]
-        denoise = self.guided(self.denoiser, guidance)
         state = sample(
-            functools.partial(denoise, **self.conditions({"label": label})),
+            denoise,
             noise.shape,
             schedule=self.denoiser.schedule,
             sampler=sampling.sampler,
-            grid=sampling.grid.to(label.device),
-            generator=item_generators(seeds, label.device),
-            noise=noise.to(label.device),
+            grid=sampling.grid.to(device),
+            generator=item_generators(seeds, device),
+            noise=noise.to(device),
             temperature=temperature,
         )
         return self.from_model(state)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmdiff.audio.edit_baselines import linear_prediction
-from mmdiff.audio.editing import fill_at_rate
+from mmdiff.audio.edit_tools import fill_at_rate
 from mmdiff.audio.edits import SoundEdit
 from mmdiff.audio.spectral import Conditions, SpectralVocoder
 from mmdiff.audio.stft import Stft, hann
@@ -27,6 +27,7 @@ ITERATIONS = 32
 """Of finding phases that agree with what is known."""
 _CONTEXT = 0.5  # seconds to either side of a gap
 _LITTLE = 0.05  # share of a frame below which what is known of it says nothing
+_MOST = 1 - 1e-4  # and above which it says all
 
 
 def fill_gaps(
@@ -103,11 +104,19 @@ def fill_gaps(
 
 
 def known_share(known: Tensor, stft: Stft) -> Tensor:
-    """Share of each frame's windowed energy that comes from known samples: (B, samples) of bool to (B, T)."""
+    """Share of each frame's windowed energy that comes from known samples: (B, samples) of bool to (B, T).
+
+    What lies beyond an end counts as the sample at the end does.
+    """
     half = stft.n_fft // 2
-    padded = functional.pad(known.float()[:, None], (half, half), value=1.0)[:, 0]
+    padded = functional.pad(known.float()[:, None], (half, half), mode="replicate")[:, 0]
     energy = hann(stft.n_fft, known.device).square()
     return (padded.unfold(-1, stft.n_fft, stft.hop_length) * energy).sum(-1) / energy.sum()
+
+
+def trusted(share: Tensor) -> Tensor:
+    """How far to trust frames (B, T) of which so much is known: nearly all is all, and little is nothing."""
+    return torch.where(share > _MOST, 1.0, torch.where(share < _LITTLE, 0.0, share))
 
 
 def bridged(mel: Tensor, share: Tensor) -> Tensor:
@@ -115,7 +124,7 @@ def bridged(mel: Tensor, share: Tensor) -> Tensor:
     result = mel.clone()
     for item, part in enumerate(share):
         places = torch.arange(len(part), device=mel.device)
-        whole = places[part > 1 - 1e-4]
+        whole = places[part > _MOST]
         if not len(whole):
             continue
         after = torch.searchsorted(whole, places).clamp(max=len(whole) - 1)
@@ -155,7 +164,7 @@ def _magnitude(
     conditions: Conditions = model.conditions(mel, model.mel, share.shape[-1])
     denoise, noise = model.start(mel, model.mel, seeds=seeds, samples=start.shape[-1])
     found = model.stft(start).abs()
-    trust = torch.where(share > 1 - 1e-4, 1.0, torch.where(share < _LITTLE, 0.0, share))
+    trust = trusted(share)
     known = observed(model.to_state(found, conditions.prior), trust[:, None, :, None])
     schedule = model.denoiser.schedule
     state = sample(

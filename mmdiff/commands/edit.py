@@ -29,7 +29,7 @@ def edit(
     declip: bool = False,
     model: str | None = None,
     label: str | None = None,
-    method: Literal["reconstruction", "replacement"] = "reconstruction",
+    method: Literal["reconstruction", "replacement"] | None = None,
     steps: int | None = None,
     sampler: str | None = None,
     seed: int = 0,
@@ -58,13 +58,14 @@ def edit(
     declip : bool
         Make anew what was cut off at the recording's highest and lowest level.
     model : str, optional
-        Model folder or hub id of a waveform model of sound; for gaps also a vocoder, such as vocoder-16k, which is
-        told the spectrogram interpolated in the gap. Default: none.
+        Shipped model, model folder or hub id: a model of sound (of waveforms, or for gaps and continuations of
+        spectrograms, such as digits-16k); for gaps also a vocoder, such as vocoder-16k, which is told the spectrogram
+        interpolated in the gap. Default: none.
     label : str, optional
         What the recording is of, for models that can be told.
-    method : str
-        How a model is made to agree with what is known: guidance through the network, or replacement alone, which is
-        cheaper and joins less well.
+    method : str, optional
+        How a model is made to agree with what is known: guidance through the network (default for waveforms), or
+        replacement alone (default for spectrograms), which is cheaper.
     steps : int, optional
         Network evaluations; default: the model's.
     sampler : str, optional
@@ -83,6 +84,7 @@ def edit(
     mmdiff edit speech.wav --fill 1.2:1.35
     mmdiff edit speech.wav --fill 1.2:1.28 --model vocoder-16k
     mmdiff edit speech.wav --fill 0.50:0.52 2.10:2.14 --model runs/sound/model -o whole.wav
+    mmdiff edit seven.wav --fill 0.4:0.6 --model digits-16k --label seven-en
     mmdiff edit speech.wav --continue-by 0.5
     mmdiff edit narrow-8k.wav --extend-to 16000 --model runs/sound/model -o wide.wav
     mmdiff edit loud.flac --declip -o soft.flac
@@ -93,7 +95,8 @@ def edit(
             f"fill={fill}, continue_by={continue_by}, extend_to={extend_to}, declip={declip}: exactly one must be given"
         )
     if model is None:
-        refuse_options({"label": label, "steps": steps, "sampler": sampler}, "models; add --model")
+        needless = {"label": label, "method": method, "steps": steps, "sampler": sampler}
+        refuse_options(needless, "models; add --model")
     gaps = [_gap(text) for text in fill]
     if Path(recording).expanduser().is_dir():
         raise InputError(
@@ -145,14 +148,11 @@ def _by_model(
 
     pipeline = mmdiff.load(model, device, dtype)
     if isinstance(pipeline, Vocoder):
-        refuse_options(
-            {"label": label, "sampler": options["sampler"]}, "models of sound, and this is a vocoder"
-        )
+        refused = {"label": label, "method": options["method"], "sampler": options["sampler"]}
+        refuse_options(refused, "models of sound, and this is a vocoder")
         return fill_gaps(pipeline, known, steps=options["steps"] or STEPS, seed=options["seed"])
     if not isinstance(pipeline, SoundGenerator):
-        raise InputError(
-            f"model={model!r} must be a waveform model of sound, or for gaps a vocoder; it makes clips"
-        )
+        raise InputError(f"model={model!r} must be a model of sound, or for gaps a vocoder; it makes clips")
     return edit_sound(pipeline, known, label, progress=True, **options)
 
 

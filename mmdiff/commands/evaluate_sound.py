@@ -111,13 +111,15 @@ def evaluate_sound_edits(pipeline: SoundGenerator | Vocoder, asked: Mapping[str,
         raise InputError(
             f"steps={list(options.steps)} must be one number here, limit={options.limit} positive"
         )
-    measures = _checked(options.measures) if options.measures else ("lsd", "pesq")
     from mmdiff.audio import io
     from mmdiff.audio.evaluate_edits import edit_table, evaluate_edits
-    from mmdiff.audio.layouts import pick_recordings
     from mmdiff.audio.vocoder import Vocoder
 
-    picked = pick_recordings(options.reference, options.split, options.limit or _EDITED)
+    words = not isinstance(pipeline, Vocoder) and bool(pipeline.labels)
+    # whole recordings of a word are too short for PESQ
+    usual = ("lsd", "log_mel_l1") if words else ("lsd", "pesq")
+    measures = _checked(options.measures) if options.measures else usual
+    picked = _picked(pipeline, options.reference, options)
     files = [path for path in picked if _readable(path)]
     waves = [io.read(path, sample_rate=pipeline.sample_rate, duration=_EDITED_SECONDS)[0] for path in files]
     chosen: dict[str, Any] = {"sampler": options.sampler, "guidance": options.guidance}
@@ -126,9 +128,28 @@ def evaluate_sound_edits(pipeline: SoundGenerator | Vocoder, asked: Mapping[str,
         chosen = {}
     if options.steps:
         chosen["steps"] = options.steps[0]
-    scores = evaluate_edits(pipeline, waves, measures=measures, seed=options.seed or 0, **chosen)
+    labels = [picked[path] for path in files]
+    scores = evaluate_edits(
+        pipeline, waves, labels=labels, measures=measures, seed=options.seed or 0, **chosen
+    )
     report(edit_table(scores, measures, model=options.model, **chosen), options.out, options.json)
     return 0 if len(files) == len(picked) else 1
+
+
+def _picked(
+    pipeline: SoundGenerator | Vocoder, reference: str, options: SoundEditOptions
+) -> dict[Path, str | None]:
+    """Choose recordings, and say what each is of: of words that the model knows, if there are any."""
+    from mmdiff.audio.layouts import find_audio, pick_recordings, spaced
+    from mmdiff.audio.words import word_label
+
+    limit, labels = options.limit or _EDITED, getattr(pipeline, "labels", ())
+    if labels and not Path(reference).is_file():
+        clips = find_audio(reference, split=options.split)
+        words = {clip.path: name for clip in clips if (name := word_label(clip)) in labels}
+        if words:
+            return {path: words[path] for path in spaced(list(words), limit)}
+    return dict.fromkeys(pick_recordings(reference, options.split, limit))
 
 
 def _checked(measures: Sequence[str]) -> Sequence[str]:

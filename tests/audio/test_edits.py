@@ -130,6 +130,7 @@ def test_an_item_depends_on_its_seed_alone_and_windows_on_what_surrounds_them(ge
     torch.testing.assert_close(both[1:], second, atol=2e-4, rtol=0)
     edit = gap_filling(torch.ones(1000), 100, [(1.0, 1.2), (1.5, 1.6), (8, 8.1)])
     assert edit.windows(50) == [(50, 210), (750, 860)]
+    assert edit.windows(50, 400) == [(0, 400), (600, 1000)]
 
 
 def test_gaps_at_another_rate_are_filled_at_the_models(gen):

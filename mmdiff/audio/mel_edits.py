@@ -1,0 +1,126 @@
+"""Filling gaps with a model of spectrograms: it draws the frames that are not known, its vocoder the sound."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mmdiff.audio.edit_baselines import linear_prediction
+from mmdiff.audio.edit_tools import EditOptions
+from mmdiff.audio.edits import SoundEdit, spans
+from mmdiff.audio.generator import SoundGenerator
+from mmdiff.audio.mel_sound import MelSoundModel
+from mmdiff.audio.spectral import SpectralVocoder
+from mmdiff.audio.stft import Stft
+from mmdiff.audio.vocoder import Vocoder
+from mmdiff.audio.vocoder_edits import fill_gaps, known_share, trusted
+from mmdiff.diffusion.measurement import observed
+from mmdiff.errors import InputError
+from mmdiff.progress import track
+
+
+def fill_by_mel(
+    gen: SoundGenerator,
+    model: MelSoundModel,
+    number: Tensor,
+    scale: float,
+    edit: SoundEdit,
+    *,
+    options: EditOptions,
+    progress: bool = False,
+) -> Tensor:
+    """Fill gaps in recordings, or continue them.
+
+    Frames are known as far as their windows are. Where less surrounds a gap than the model has learned to see at once,
+    it draws frames around the recording too, which are not used: in training shorter sounds lie in the middle.
+
+    Parameters
+    ----------
+    gen : SoundGenerator
+        With its vocoder.
+    model : MelSoundModel
+        The generator's.
+    number : Tensor of int64, shape (N,)
+        What the recordings are of.
+    scale : float
+        Of the label's guidance.
+    edit : SoundEdit
+        At the model's rate: gaps, or what follows.
+    options : EditOptions
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Tensor, shape of ``edit.wave``
+
+    Raises
+    ------
+    InputError
+        Bounds or a band are known, or the vocoder is none that can do this.
+    """
+    if edit.side is not None or edit.known_rate is not None:
+        raise InputError(
+            "edit must be of gaps, or what follows: a model of spectrograms neither declips nor extends; take one of "
+            "waveforms"
+        )
+    voc, stft = _vocoder(gen, model)
+    with torch.no_grad():
+        mel = completed(model, stft, number, scale, edit, options=options, progress=progress)
+        return fill_gaps(voc, edit, mel, seed=options.seed, temperature=options.temperature)
+
+
+def completed(
+    model: MelSoundModel,
+    stft: Stft,
+    number: Tensor,
+    scale: float,
+    edit: SoundEdit,
+    *,
+    options: EditOptions,
+    progress: bool = False,
+) -> Tensor:
+    """Spectrograms (N, n_mels, frames) of recordings, in which what is not known is drawn.
+
+    ``stft`` is the vocoder's, with the frames of the model's spectrograms; the others are as for :func:`fill_by_mel`.
+    """
+    device, hop = number.device, stft.hop_length
+    start, known = linear_prediction(edit).to(device), edit.known.to(device)
+    mel, denoise = model.mel(start), model.told(number, scale)
+    for place, (begin, end) in enumerate(track(_windows(model, edit), "filling in", show=progress)):
+        first = -(-begin // hop)  # the first frame within
+        trust = trusted(known_share(known[:, first * hop : end], stft))
+        part = mel[..., first:][..., : trust.shape[-1]]
+        frames = max(part.shape[-1], model.mel.frames(round(model.seconds * model.sample_rate)))
+        left = (frames - part.shape[-1]) // 2
+        sides = (left, frames - part.shape[-1] - left)
+        state = functional.pad(model.to_state(part), (0, 0, *sides))
+        seen = observed(state, functional.pad(trust, sides)[:, None, :, None])
+        drawn = model.draw(
+            options.agreeing(denoise, seen, model.denoiser.schedule),
+            seeds=options.seeds(place, len(mel)),
+            frames=frames,
+            sampling=options.sampling,
+            temperature=options.temperature,
+        )[..., left:][..., : part.shape[-1]]
+        part.copy_(torch.where(trust[:, None] == 1, part, drawn))
+    return mel
+
+
+def _vocoder(gen: SoundGenerator, model: MelSoundModel) -> tuple[Vocoder, Stft]:
+    voc = gen.vocoder
+    spectral = None if voc is None else voc.model
+    if voc is None or not isinstance(spectral, SpectralVocoder) or voc.mel_spec != model.mel:
+        raise InputError(
+            f"vocoder={model.vocoder!r} must be a spectral one of the model's own spectrograms, such as vocoder-16k, "
+            "for sound to be put into a recording"
+        )
+    return voc, spectral.stft
+
+
+def _windows(model: MelSoundModel, edit: SoundEdit) -> list[tuple[int, int]]:
+    """Parts with something unknown, as long as the training sounds if that leaves half of it to what is known."""
+    length = round(model.seconds * model.sample_rate)
+    longest = max(end - begin for known in edit.known for begin, end in spans(~known))
+    return edit.windows(max(length // 4, (length - longest) // 2), length)
