@@ -29,8 +29,8 @@ SURFACE = {
     "run": "NAME",
     "fetch": "NAME FOLDER --debs",
     "evaluate": "REFERENCE ESTIMATE --model --split --steps --mel-presets --seeds --measures --limit "
-    "--no-baselines --lookaheads --block --captions --num --seed --sampler --guidance --features --edits --device "
-    "--dtype --out --json",
+    "--no-baselines --lookaheads --block --captions --num --seed --sampler --guidance --features --edits "
+    "--likelihood --device --dtype --out --json",
     "search": "MODEL --data --split --steps --out --measure --sampler --limit --seconds --evaluations --seed --plot "
     "--device --dtype --json",
     "bench": "WHAT --audio --limit --seconds --only --env --plot --results --size --frames --dim --batch --repeats "

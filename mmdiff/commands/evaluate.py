@@ -29,6 +29,7 @@ def evaluate(
     guidance: float | None = None,
     features: str | None = None,
     edits: bool = False,
+    likelihood: bool = False,
     device: str | None = None,
     dtype: str = "auto",
     out: str | None = None,
@@ -50,12 +51,16 @@ def evaluate(
     prediction of what follows; with --edits, filling in what is missing of real clips, by each way the model
     has, beside copying, blending and black. Intervals are of 95 %; arrows point to what is better.
 
+    With --likelihood, of models of clips, of sound or spectrograms, and of vocoders that diffuse waveforms: how many
+    bits per dimension the model needs for files, by the variational bound, and how a second folder ranks beside the
+    first, of what it was trained on; models of moving digits have those for their first set.
+
     Parameters
     ----------
     reference : str, optional
         Recordings: a file, a folder, or a manifest (one path per line). For a model of clips: videos.
     estimate : str, optional
-        Sound file or folder of the same names to measure, instead of a model.
+        Sound file or folder of the same names to measure, instead of a model; with --likelihood, other files.
     model : str
         Shipped model, model folder, or Hugging Face hub id; its kind decides what is measured.
     split : str, optional
@@ -98,6 +103,9 @@ def evaluate(
     edits : bool
         Clips: measure prediction, interpolation, in- and outpainting, and upsampling in space and time. Sound: gaps,
         continuation, a doubled rate and declipping of the first 4 s of recordings, by vocoders gaps alone.
+    likelihood : bool
+        Measure bits per dimension of files: of "reference" and, as files of another kind, "estimate"; 16 of each unless
+        --limit says more. --steps is the number of evaluations for a file's estimate. Default: 16.
     device : str, optional
         As for "mmdiff vocode".
     dtype : str
@@ -121,6 +129,8 @@ def evaluate(
     mmdiff evaluate --model clips-32 --edits --limit 32
     mmdiff evaluate videos/ --model clips-32 --edits --captions none
     mmdiff evaluate videos/ --split test --model runs/folder/model --features torchvision:r3d_18
+    mmdiff evaluate videos/ --model clips-32 --likelihood --limit 8
+    mmdiff evaluate data/digits-16k data/speech-16k --model digits-16k --likelihood -o bits.json
     """
     check_report(out)
     asked: dict[str, Any] = {
@@ -143,9 +153,14 @@ def evaluate(
         "guidance": guidance,
         "features": features,
         "edits": edits,
+        "likelihood": likelihood,
         "out": out,
         "json": json,
     }
+    if likelihood:
+        from mmdiff.commands.evaluate_likelihood import evaluate_likelihood
+
+        return evaluate_likelihood(mmdiff.load(model, device, dtype), asked)
     if estimate is not None:
         from mmdiff.commands.evaluate_sound import evaluate_sound_files
 

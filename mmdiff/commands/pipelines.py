@@ -22,15 +22,26 @@ class _Kind(NamedTuple):
     """Classes of models behind it."""
     evaluation: str
     """Place of its evaluation, see :func:`evaluate_pipeline`."""
+    likelihood: str
+    """Place of the function that measures bits per dimension of files, see :func:`likelihood_of`."""
 
 
+_OF_SOUND = "mmdiff.audio.evaluate_likelihood:evaluate_sound_likelihood"
 _KINDS = {
     "Vocoder": _Kind(
-        "mmdiff vocode", ("SpectralVocoder",), "mmdiff.commands.evaluate_sound:evaluate_vocoder"
+        "mmdiff vocode", ("SpectralVocoder",), "mmdiff.commands.evaluate_sound:evaluate_vocoder", _OF_SOUND
     ),
-    "ClipGenerator": _Kind("mmdiff clip", ("ClipModel",), "mmdiff.commands.evaluate_clips:evaluate_clips"),
+    "ClipGenerator": _Kind(
+        "mmdiff clip",
+        ("ClipModel",),
+        "mmdiff.commands.evaluate_clips:evaluate_clips",
+        "mmdiff.video.evaluate_likelihood:evaluate_clip_likelihood",
+    ),
     "SoundGenerator": _Kind(
-        "mmdiff sound", ("MelSoundModel", "SoundModel"), "mmdiff.commands.evaluate_spoken:evaluate_sounds"
+        "mmdiff sound",
+        ("MelSoundModel", "SoundModel"),
+        "mmdiff.commands.evaluate_spoken:evaluate_sounds",
+        _OF_SOUND,
     ),
 }
 """By the name of the pipeline's class, so that none is imported before it is wanted."""
@@ -52,6 +63,11 @@ def evaluate_pipeline(pipeline: Any, asked: Mapping[str, Any]) -> int:
     """
     evaluation: Callable[..., int | None] = find_function(_KINDS[type(pipeline).__name__].evaluation)
     return evaluation(pipeline, asked) or 0
+
+
+def likelihood_of(pipeline: Any) -> Callable[..., Any]:
+    """Function that measures files' likelihood under the model of a pipeline, its first argument."""
+    return find_function(_KINDS[type(pipeline).__name__].likelihood)
 
 
 def load_pipeline(kind: type[P], model: str, device: str | None, dtype: str | None) -> P:

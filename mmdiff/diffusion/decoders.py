@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from mmdiff.diffusion.vlb import gaussian_nll
 from mmdiff.errors import InputError
 
 _NOISIEST, _STEP = -10.0, 1.0  # log-SNRs tried as ends: below the first even many frames tell next to nothing
-_FITTED = 100_000  # elements that a decoder is fitted to
+_FITTED = 20_000  # elements that a decoder is fitted to
 _ROUNDS = 40  # of expectation maximisation
 
 
@@ -51,13 +52,9 @@ class ResidualDecoder:
 
     def nll(self, x0: Tensor, x0_hat: Tensor, quantised: Quantisation | None = None) -> Tensor:
         """Return -log p(x0 | x̂0), or of the probability of quantised data, element by element, in nats."""
-        return -torch.logsumexp(self._log_parts(x0, x0_hat, quantised), 0)
-
-    def _log_parts(self, x0: Tensor, x0_hat: Tensor, quantised: Quantisation | None) -> Tensor:
-        bins: tuple[Any, ...] = () if quantised is None else (quantised.step, quantised.ends)
-        pairs = zip(self.variances, self.weights, strict=True)
-        parts = [math.log(w) - gaussian_nll(x0, x0_hat, x0.new_tensor(v), *bins) for v, w in pairs]
-        return torch.stack(parts)
+        parts = _log_parts(x0, x0_hat, self.variances, quantised)
+        pairs = zip(parts, self.weights, strict=True)
+        return -torch.logsumexp(torch.stack([part + math.log(w) for part, w in pairs]), 0)
 
     @classmethod
     def fit(
@@ -84,14 +81,21 @@ class ResidualDecoder:
         high = max(float(error.max()), 1e-12)
         least = high * 1e-6 if quantised is None else (quantised.step / 8) ** 2
         low = min(max(float(error.quantile(0.05)), least), high)
-        spread = torch.linspace(math.log(low), math.log(high), count, dtype=torch.float64).exp().tolist()
-        found = cls(tuple(spread), (1 / count,) * count)
+        spread = torch.linspace(math.log(low), math.log(high), count, dtype=torch.float64).exp()
+        parts = torch.stack(_log_parts(x0, x0_hat, spread.tolist(), quantised))
+        weights = torch.full_like(spread, 1 / count)
         for _ in range(_ROUNDS):
-            shares = found._log_parts(x0, x0_hat, quantised).softmax(0).mean(1)
-            kept = [(v, w) for v, w in zip(found.variances, shares.tolist(), strict=True) if w > 1e-6]
-            total = sum(w for _, w in kept)
-            found = cls(tuple(v for v, _ in kept), tuple(w / total for _, w in kept))
-        return found
+            weights = (parts + weights.to(parts).log()[:, None]).softmax(0).mean(1)
+        kept = weights.cpu() > 1e-6
+        weights = weights.cpu()[kept] / weights.cpu()[kept].sum()
+        return cls(tuple(spread[kept].tolist()), tuple(weights.tolist()))
+
+
+def _log_parts(
+    x0: Tensor, x0_hat: Tensor, variances: Sequence[float], quantised: Quantisation | None
+) -> list[Tensor]:
+    bins: tuple[Any, ...] = () if quantised is None else (quantised.step, quantised.ends)
+    return [-gaussian_nll(x0, x0_hat, x0.new_tensor(v), *bins) for v in variances]
 
 
 class DataEnd(NamedTuple):
@@ -144,7 +148,7 @@ def find_data_end(
         before = slope
         decoder = ResidualDecoder.fit(x0, x0_hat, quantised)
         total = paid + float(decoder.nll(x0, x0_hat, quantised).mean())
-        if total < cost:
+        if total < cost and float(t[0]) < 1:
             best, cost = DataEnd(float(t[0]), decoder), total
     if best is None:
         raise InputError("denoiser must return finite numbers: no bound of these data is finite")

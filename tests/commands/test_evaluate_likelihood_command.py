@@ -1,0 +1,118 @@
+"""``mmdiff evaluate --likelihood`` of models of clips and of sound."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.mel_sound import MelSoundModel
+from mmdiff.audio.networks.diffwave import DiffWave
+from mmdiff.audio.networks.mel import LabelledMelNet
+from mmdiff.audio.waveform_vocoder import WaveformVocoder
+from mmdiff.diffusion.schedules import BetaTable, CosineVP, diffwave_betas
+from mmdiff.hub import save_model
+from mmdiff.video import io as videos
+from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
+from mmdiff.video.conditioning import ConditionedNetwork
+from mmdiff.video.evaluate_likelihood import DIGITS
+from mmdiff.video.judge import crossed_captions
+from mmdiff.video.model import ClipModel
+from mmdiff.video.unet import SpaceTimeUNet
+
+
+@pytest.fixture(scope="module")
+def clips_model(tmp_path_factory):
+    """Make a function that saves an untrained model of clips, of moving digits or of anything."""
+
+    def save(digits):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = SpaceTimeUNet(
+                widths=(16,), blocks=1, mixing=("joint+tokens",), patch=8, embedding=32, vector=32, tokens=32,
+                head_width=16,
+            )  # fmt: skip
+            captions = (*crossed_captions()[0], "and") if digits else ("rain", "snow")
+            words = CaptionEncoder(learn_vocabulary(captions * 2), 32)
+            model = ClipModel(ConditionedNetwork(network, (words,)), CosineVP(), frames=2, steps=1)
+        return save_model(model, tmp_path_factory.mktemp("models") / "tiny-clips")
+
+    return save
+
+
+@pytest.fixture
+def noisy_and_grey(tmp_path):
+    """Two folders of videos that are easily told apart."""
+    g = torch.Generator().manual_seed(0)
+    for folder, colours in (("grey", (1, 1, 1, 1)), ("noisy", (3, 6, 32, 32))):
+        (tmp_path / folder).mkdir()
+        for n in range(3):
+            video = torch.randint(0, 256, colours, generator=g).to(torch.uint8).expand(3, 6, 32, 32)
+            videos.write(tmp_path / folder / f"{n}.npz", video, 8)
+    return tmp_path / "grey", tmp_path / "noisy"
+
+
+def test_sets_of_videos(mmdiff_command, clips_model, noisy_and_grey, tmp_path):
+    out = tmp_path / "bits.json"
+    options = ("--likelihood", "--model", clips_model(False), "--steps", 3, "--limit", 3, "-o", out)
+    outcome = mmdiff_command("evaluate", *noisy_and_grey, *options)
+    assert outcome.status == 0, outcome.err
+    header = [cell.strip() for cell in outcome.out.splitlines()[0].split("|")[1:-1]]
+    assert header[:3] == ["set", "files", "bits/dim ↓"]
+    assert "rank, bits/dim" in header
+    grey, noisy = json.loads(out.read_text())
+    assert (grey["set"], noisy["set"], noisy["files"], noisy["draws"]) == ("grey", "noisy", 3, 3)
+    assert noisy["measures"]["bits"]["value"] > 6 > grey["measures"]["coded"]["value"]
+    assert noisy["measures"]["coded"]["value"] > 7.5
+    assert {row["file"] for row in noisy["ranking"]} == {
+        str(noisy_and_grey[1] / f"{n}.npz") for n in range(3)
+    }
+
+
+def test_models_of_moving_digits_have_those_for_their_first_set(mmdiff_command, clips_model, noisy_and_grey):
+    options = ("--likelihood", "--model", clips_model(True), "--steps", 2, "--limit", 2, "--json")
+    outcome = mmdiff_command("evaluate", noisy_and_grey[1], *options)
+    assert outcome.status == 0, outcome.err
+    digits, noisy = map(json.loads, outcome.out.splitlines())
+    assert (digits["set"], noisy["set"]) == (DIGITS, "noisy")
+    assert noisy["measures"]["auroc"]["value"] == 1
+
+
+@pytest.fixture
+def sounds_model(tmp_path, tiny_model):
+    """Make a function that saves an untrained model of sound: of spectrograms, or a vocoder of waveforms."""
+
+    def save(kind):
+        torch.manual_seed(0)
+        if kind == "mel":
+            network = LabelledMelNet(classes=2, channels=8, depth=1, label_channels=8)
+            model = MelSoundModel(network, CosineVP(), MelSpec(), str(tiny_model), 0.2, ("a", "b"), steps=2)
+        else:
+            network = DiffWave(channels=4, layers=2, cycle=2, step_width=16)
+            model = WaveformVocoder(MelSpec(), network, BetaTable(diffwave_betas()))
+        return save_model(model, tmp_path / kind)
+
+    return save
+
+
+@pytest.mark.parametrize("kind", ["mel", "wave"])
+def test_sound(mmdiff_command, sounds_model, folder, speech, kind):
+    (folder / "broken.wav").unlink()
+    options = ("--likelihood", "--model", sounds_model(kind), "--steps", 2, "--json")
+    outcome = mmdiff_command("evaluate", speech, folder, *options)
+    assert outcome.status == 0, outcome.err
+    one, two = map(json.loads, outcome.out.splitlines())
+    assert (one["files"], two["files"]) == (1, 2)
+    assert 0 < two["measures"]["coded"]["value"] < 16
+    assert two["measures"]["bits"]["value"] > 1
+
+
+def test_models_without_likelihood_say_why(mmdiff_command, tiny_model, speech):
+    outcome = mmdiff_command("evaluate", speech, "--likelihood", "--model", tiny_model)
+    assert outcome.status == 2
+    assert "has no likelihood of sound" in outcome.err
+    outcome = mmdiff_command("evaluate", speech, "--likelihood", "--measures", "pesq", "--model", tiny_model)
+    assert outcome.status == 2
+    assert "--measures must be left out" in outcome.err
