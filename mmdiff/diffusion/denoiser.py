@@ -89,8 +89,9 @@ class Denoiser(nn.Module):
     Raises
     ------
     InputError
-        An argument is out of range; "eps" or "score" is asked of a schedule that ends without signal; or
-        an index of one that is no table.
+        An argument is out of range; "eps" or "score" is asked of a schedule that ends without signal; an index of one
+        that is no table; or the schedule is one of pairs, which have a denoiser of their own
+        (:class:`mmdiff.diffusion.langevin_denoiser.LangevinDenoiser`).
 
     Examples
     --------
@@ -116,7 +117,7 @@ class Denoiser(nn.Module):
         dynamic_threshold: float | None = None,
     ) -> None:
         super().__init__()
-        _check_prediction(prediction, schedule)
+        self._check(prediction, schedule)
         _check_noise_input(noise_input, schedule)
         _check_range(clamp, dynamic_threshold)
         if not sigma_data > 0:
@@ -180,14 +181,12 @@ class Denoiser(nn.Module):
         """
         t = per_item_time(t, x)
         dtype = self._network_dtype(x)
-        scaled = x
-        if self.prediction == "edm":
-            scaled = x * edm_scalings(self._levels(x, t), self.sigma_data)[2]
+        shape, seen = self._data_shape(x), self._seen(x, t)
         level = self.level(t if told is None else per_item_time(told, x))
         level = level.to(torch.promote_types(dtype, torch.float32))
-        output: Tensor = self.network(scaled.to(dtype), level, **cond)
-        channels = x.shape[1] * (2 if self.learned_variance else 1)
-        expected = (x.shape[0], channels, *x.shape[2:])
+        output: Tensor = self.network(seen.to(dtype), level, **cond)
+        channels = shape[1] * (2 if self.learned_variance else 1)
+        expected = (shape[0], channels, *shape[2:])
         if output.shape != expected:
             raise InputError(
                 f"network returned shape {tuple(output.shape)}; it must be {expected} for "
@@ -241,6 +240,21 @@ class Denoiser(nn.Module):
         """Say what the module's printed form should add: the parameterisation."""
         schedule = type(self.schedule).__name__
         return f"schedule={schedule}, prediction={self.prediction!r}, noise_input={self.noise_input!r}"
+
+    def _seen(self, x: Tensor, t: Tensor) -> Tensor:
+        """What of the state the network is shown, (B, C, *space)."""
+        return x * edm_scalings(self._levels(x, t), self.sigma_data)[2] if self.prediction == "edm" else x
+
+    def _data_shape(self, x: Tensor) -> torch.Size:
+        """Shape of the data that belong to a state."""
+        return x.shape
+
+    def _check(self, prediction: str, schedule: Schedule) -> None:
+        if schedule.paired:
+            raise InputError(
+                f"schedule={type(schedule).__name__} must not be one of pairs; they have a LangevinDenoiser"
+            )
+        _check_prediction(prediction, schedule)
 
     def _levels(self, x: Tensor, t: Tensor) -> Levels:
         return expand(self.schedule(t), x)

@@ -69,7 +69,8 @@ class Objective:
     Raises
     ------
     InputError
-        A name is unknown.
+        A name is unknown, or the schedule is one of pairs, which have
+        :class:`~mmdiff.diffusion.langevin_denoiser.HybridScoreMatching`.
 
     Examples
     --------
@@ -95,6 +96,10 @@ class Objective:
             raise InputError(f"norm={self.norm!r} must be l1 or l2")
         if isinstance(self.weighting, str):
             weighting_named(self.weighting)
+        if self.schedule.paired:
+            raise InputError(
+                f"schedule={type(self.schedule).__name__} must not be one of pairs; they have HybridScoreMatching"
+            )
 
     def __call__(
         self,

@@ -37,10 +37,12 @@ from mmdiff.diffusion.solver_tools import (
 )
 from mmdiff.diffusion.solver_tools import CountEvaluations as CountEvaluations
 from mmdiff.diffusion.solvers_adams import deis, plms
+from mmdiff.diffusion.solvers_adaptive import adaptive
 from mmdiff.diffusion.solvers_ancestral import ddim, ddpm, euler_ancestral
 from mmdiff.diffusion.solvers_corrector import predictor_corrector
+from mmdiff.diffusion.solvers_langevin import langevin_em, langevin_ode, sscs
 from mmdiff.diffusion.solvers_multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m
-from mmdiff.diffusion.solvers_rk import adaptive, rk4
+from mmdiff.diffusion.solvers_rk import rk4
 from mmdiff.diffusion.solvers_single import dpmpp_2s, euler, heun
 from mmdiff.diffusion.solvers_unipc import unipc
 from mmdiff.errors import InputError
@@ -75,6 +77,16 @@ class SamplerInfo:
     description: str
 
     @property
+    def keeps_grid(self) -> bool:
+        """Whether it stops at the grid's times, instead of choosing its own to a tolerance."""
+        return "rtol" not in self.options
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it serves schedules of pairs of data and velocity, which the others do not."""
+        return "process" in self.options
+
+    @property
     def options(self) -> tuple[str, ...]:
         """Names of the keywords beside the common ones."""
         return tuple(name for name in inspect.signature(self.fn).parameters if name not in _COMMON)
@@ -97,6 +109,9 @@ SAMPLERS: dict[str, SamplerInfo] = {
     "deis": SamplerInfo(deis, 3, 1, False, "Adams-Bashforth in t, exact in the schedule: the default"),
     "rk4": SamplerInfo(rk4, 4, 4, False, "classical Runge-Kutta of the probability-flow ODE: references"),
     "adaptive": SamplerInfo(adaptive, 3, 3, False, "probability-flow ODE to a tolerance, steps of its own"),
+    "sscs": SamplerInfo(sscs, 1, 1, True, "Langevin diffusion of data and velocity: symmetric splitting"),
+    "langevin_em": SamplerInfo(langevin_em, 1, 1, True, "the same by Euler and Maruyama's method, as a baseline"),
+    "langevin_ode": SamplerInfo(langevin_ode, 3, 3, True, "its ODE to a tolerance, from a random velocity"),
 }
 # fmt: on
 """Samplers by name."""
@@ -187,7 +202,7 @@ def sample(
     >>> torch.allclose(points, torch.tensor(3.0))
     True
     """
-    info = _info(sampler)
+    info = _info(sampler, schedule)
     options = _checked_options(sampler, info, options or {}, temperature)
     stops = _stops(grid, schedule, steps, grid_options or {})
     if dtype not in (torch.float32, torch.float64):
@@ -210,9 +225,14 @@ def sample(
         return info.fn(denoiser, x, stops, schedule, generator=generator, callback=report, **options, **cond)
 
 
-def _info(sampler: str) -> SamplerInfo:
+def _info(sampler: str, schedule: Schedule) -> SamplerInfo:
     if sampler not in SAMPLERS:
         raise InputError(f"sampler={sampler!r} must be one of {', '.join(SAMPLERS)}")
+    if schedule.paired and not SAMPLERS[sampler].pairs:
+        fit = ", ".join(name for name, info in SAMPLERS.items() if info.pairs)
+        raise InputError(
+            f"sampler={sampler!r} must be one of pairs for schedule={type(schedule).__name__}: {fit}"
+        )
     return SAMPLERS[sampler]
 
 

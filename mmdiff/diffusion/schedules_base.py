@@ -106,6 +106,11 @@ class Schedule(ABC):
         return False
 
     @property
+    def paired(self) -> bool:
+        """Whether its denoisers see pairs (B, 2, C, *space) of data and velocity, as Langevin diffusion's."""
+        return False
+
+    @property
     def first_time(self) -> float:
         """The least noisy time this process was defined at: 0, or 1/N for a table of N steps."""
         return 0.0

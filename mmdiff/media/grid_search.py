@@ -43,8 +43,8 @@ class GridProblem(ABC):
     """
 
     def __init__(self, schedule: Schedule, sampler: str, measure: str, higher_is_better: bool) -> None:
-        if sampler not in SAMPLERS or sampler == "adaptive":
-            fit = ", ".join(name for name in SAMPLERS if name != "adaptive")
+        if sampler not in SAMPLERS or not SAMPLERS[sampler].keeps_grid:
+            fit = ", ".join(name for name, info in SAMPLERS.items() if info.keeps_grid)
             raise InputError(f"sampler={sampler!r} must be one that keeps to a grid: {fit}")
         self.schedule, self.sampler = schedule, sampler
         self.measure, self.higher_is_better = measure, higher_is_better

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.schedules import (
     EDM,
     BetaTable,
@@ -183,6 +184,8 @@ def all_schedules() -> dict[str, Schedule]:
         "ddpm": BetaTable(ddpm_betas()),
         "wavegrad": BetaTable(wavegrad_betas()),
         "diffwave": BetaTable(diffwave_betas()),
+        "langevin": CriticallyDamped(),
+        "langevin_cold": CriticallyDamped(2.0, 0.0, 0.0, 20.0),
     }
     # One base for each way that a transformation can meet the ends.
     to_shift = ("linear", "cosine", "sigmoid", "edm", "edm_from_0", "sub_vp", "flow", "ddpm")

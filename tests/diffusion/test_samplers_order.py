@@ -118,6 +118,9 @@ def test_declared_orders_are_the_measured_ones():
         "euler_ancestral",
         "predictor_corrector",
         "adaptive",
+        "sscs",
+        "langevin_em",
+        "langevin_ode",
     }  # by moments, tolerance
 
 
