@@ -6,6 +6,8 @@ around, unless the caller knows it; so this suits gaps within one sound, not who
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -43,8 +45,8 @@ def fill_gaps(
     """Fill gaps in a recording with a spectral vocoder.
 
     The vocoder's diffused magnitudes are known so far as the frames' windows are; guidance and replacement draw the
-    rest. Their phases start from linear prediction, and are then found by Griffin and Lim's iteration in which the
-    known samples stay.
+    rest. Their phases start from linear prediction, in long gaps from the vocoder's own sound, and are then found by
+    Griffin and Lim's iteration in which the known samples stay.
 
     Parameters
     ----------
@@ -94,13 +96,31 @@ def fill_gaps(
             share = known_share(known, model.stft)
             frames = share.shape[-1]
             told = bridged(model.mel(start), share) if mel is None else mel[..., begin // hop :][..., :frames]
-            seeds = [seed + n + (begin << 20) for n in range(len(start))]
-            magnitude = _magnitude(model, start, told.to(start), share, seeds, steps, temperature)
+            told, seeds = told.to(start), [seed + n + (begin << 20) for n in range(len(start))]
+            start = beyond_prediction(voc, told, start, known, seeds)
+            magnitude = _magnitude(model, start, told, share, seeds, steps, temperature)
             wave[:, begin:end] = agreeing_phases(magnitude, start, known, model.stft, iterations)
         return wave
 
     with torch.no_grad():
         return fill_at_rate(edit, voc.sample_rate, fill)
+
+
+def beyond_prediction(
+    voc: Vocoder, mel: Tensor, predicted: Tensor, known: Tensor, seeds: Sequence[int]
+) -> Tensor:
+    """Sound (B, samples) to find phases from: the predicted, and half a frame beyond what is known the vocoder's own.
+
+    A prediction has faded to silence there, which has no phases.
+    """
+    reach = voc.model.mel.n_fft // 2
+    padded = functional.pad(known.float()[:, None], (reach, reach), mode="replicate")
+    near = functional.max_pool1d(padded, 2 * reach + 1, 1)[:, 0] > 0
+    if near.all():
+        return predicted
+    spec, samples = voc.mel_spec, predicted.shape[-1]
+    own = torch.cat(list(voc.blocks(mel, mel_spec=spec, seed=seeds, samples=samples, measured=True)), 1)
+    return torch.where(near, predicted, own)
 
 
 def known_share(known: Tensor, stft: Stft) -> Tensor:

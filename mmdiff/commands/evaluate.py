@@ -102,7 +102,8 @@ def evaluate(
         digits: the recogniser, word-judge or a folder of the recipe word_judge.
     edits : bool
         Clips: measure prediction, interpolation, in- and outpainting, and upsampling in space and time. Sound: gaps,
-        continuation, a doubled rate and declipping of the first 4 s of recordings, by vocoders gaps alone.
+        continuation, a doubled rate and declipping of the first 4 s of recordings, by vocoders gaps alone; by models
+        of spectrograms gaps and the second half, told what the recordings of "mmdiff fetch digits-16k" say.
     likelihood : bool
         Measure bits per dimension of files: of "reference" and, as files of another kind, "estimate"; 16 of each unless
         --limit says more. --steps is the number of evaluations for a file's estimate. Default: 16.
@@ -123,6 +124,7 @@ def evaluate(
     mmdiff evaluate recordings/ --steps 2 --lookaheads 2 4 8 16 --no-baselines
     mmdiff evaluate recordings/ recordings.vocoded/ --measures pesq stoi f0_error
     mmdiff evaluate recordings/ --edits --limit 8
+    mmdiff evaluate data/digits-16k --split test --edits --model digits-16k
     mmdiff evaluate data/digits-16k --model runs/digits-16k/model
     mmdiff evaluate --model clips-32 -o results.md
     mmdiff evaluate --model clips-32 --captions held-out --steps 10 20 -o results.json

@@ -12,7 +12,7 @@ from mmdiff.audio import io
 from mmdiff.audio.edit_baselines import linear_prediction
 from mmdiff.audio.edits import continuation, declipping, gap_filling
 from mmdiff.audio.stft import Stft
-from mmdiff.audio.vocoder_edits import agreeing_phases, bridged, fill_gaps, known_share
+from mmdiff.audio.vocoder_edits import agreeing_phases, beyond_prediction, bridged, fill_gaps, known_share
 from mmdiff.errors import InputError
 
 CLIP = Path(__file__).parent / "clips" / "english.flac"
@@ -48,6 +48,21 @@ def test_a_spectrogram_that_changes_evenly_is_bridged_exactly():
     share[0, 6:11] = torch.tensor([0.5, 0, 0, 0, 0.3])
     broken = even.masked_fill(share[:, None] == 0, -11.0)
     torch.testing.assert_close(bridged(broken, share), even)
+
+
+def test_phases_start_from_the_vocoders_own_where_prediction_does_not_reach(tiny_model):
+    voc = mmdiff.load(tiny_model, device="cpu")
+    wave = io.read(CLIP, start=0.8, duration=0.5)[0]
+    known = torch.ones_like(wave, dtype=torch.bool)
+    known[:, 2000:4000] = False
+    mel, predicted = voc.mel(wave, RATE), torch.zeros_like(wave)
+    start = beyond_prediction(voc, mel, predicted, known, [3])
+    own = voc(mel, mel_spec=voc.mel_spec, seed=3, samples=8000)
+    torch.testing.assert_close(start[:, 2512:3488], own[:, 2512:3488])
+    assert not start[:, :2512].any()
+    assert not start[:, 3488:].any()
+    known[:, 2900:3000] = True  # 900 samples at most, of which none is half a frame from the rest
+    assert beyond_prediction(voc, mel, predicted, known, [3]) is predicted
 
 
 def test_phases_that_agree_with_what_is_known_come_nearer_to_the_sound():
