@@ -207,7 +207,8 @@ def make_request(
         }
         edit = dataclasses.replace(edit, **repeat)
     conditions = _conditions(model, prompts, values, base, text)
-    if sampling.guidance is None and any(edit.whole()):  # such frames say it already; more drives figures away
+    # Whole frames say what a prompt says, and more; exaggerating the prompt drives figures off their way.
+    if sampling.guidance is None and any(edit.whole()):
         sampling = dataclasses.replace(sampling, guidance=1.0)
     return Request(
         edit=edit,
