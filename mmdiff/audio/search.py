@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio import io
+from mmdiff.audio.checkpoints.wavegrad import SIX_STEPS
 from mmdiff.audio.metrics import METRICS, evaluate
 from mmdiff.audio.validation import copy_synthesis
 from mmdiff.audio.vocoder import Vocoder
@@ -23,9 +24,14 @@ from mmdiff.media.grid_search import GridProblem
 
 PUBLISHED = {
     "WaveGrad's table": (7e-6, 1.4e-4, 2.1e-3, 2.8e-2, 3.5e-1, 7e-1),
+    "ivanvovk's WaveGrad table": SIX_STEPS,
     "DiffWave's table": diffwave_fast_betas(),
+    "DiffWave's table for 200 steps": diffwave_fast_betas(200),
 }
-"""Tables of noise variances that are used with models of waveforms, least noisy step first."""
+"""Tables of noise variances that are used with models of waveforms, least noisy step first.
+
+The first is what projects that build on WaveGrad take for six steps; DiffWave's are the paper's (appendix B).
+"""
 _FOLLOWED = 2  # recordings whose ODE is followed for the errors of single steps
 
 

@@ -119,6 +119,8 @@ def test_a_table_model_is_measured_against_the_papers_tables_and_may_begin_later
     fixed = search_table(problem, [6], evaluations=16, move_start=False).grids[0]
     assert fixed.times[0] in {1.0, *(float(g[0]) for g in problem.published(6).values())}
     assert problem.published(5) == {}
+    levels = [float(problem.schedule(grid).alpha[0]) for grid in problem.published(6).values()]
+    assert max(levels) < 0.7  # each begins where noise is louder than sound
 
 
 def test_numbers_of_steps_that_mean_the_same_are_refused(problem, voc, clips):

@@ -15,7 +15,13 @@ FACTORS = (5, 5, 3, 2, 2)
 """Upsampling factors of both implementations, unless their code was changed."""
 DILATIONS = (NARROW, NARROW, WIDE, WIDE, WIDE)
 SIX_STEPS = (1e-6, 1.8929e-5, 1.19432e-4, 1.004755e-3, 1.1094254e-2, 0.6)
-"""Noise variances for six steps that ivanvovk's project searched for with a WaveGrad of LJSpeech."""
+"""Noise variances for six steps that ivanvovk's project searched for with a WaveGrad of LJSpeech.
+
+The first five are 1, 3, 3, 4 and 7 times the points of that project's grid, six from 10^-6 to 10^-2 in equal ratios.
+The last is sixty times its point, which the grid, of factors up to nine, does not hold: the project says that what the
+search had found was improved by hand. With 0.06, which it holds, the sampler would be told of its first noise that it
+is sound with 93 % of its variance left.
+"""
 
 
 def read_network(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from mmdiff.audio.checkpoints.wavegrad import SIX_STEPS
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.convert import convert
 from mmdiff.errors import CheckpointError, InputError
@@ -144,3 +145,11 @@ def test_early_versions_are_named(reference, tmp_path):
     torch.save(content, tmp_path / "m.pt")
     with pytest.raises(CheckpointError, match="early version"):
         convert(tmp_path / "m.pt", **SIZES)
+
+
+def test_six_steps_are_whole_multiples_of_the_projects_grid_and_begin_in_noise():
+    grid = torch.logspace(-6, -2, 6, dtype=torch.float64)
+    betas = torch.tensor(SIX_STEPS, dtype=torch.float64)
+    expected = torch.tensor([1, 3, 3, 4, 7, 60], dtype=torch.float64)
+    torch.testing.assert_close(betas / grid, expected, rtol=1e-4, atol=0)
+    assert float((1 - betas).prod()) < 0.4
