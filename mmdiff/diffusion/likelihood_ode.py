@@ -259,7 +259,7 @@ class _Circle:
 
 
 def _flow(
-    denoise: Callable[[Tensor, float], Tensor], y: Tensor, angles: list[float], vectors: Probes
+    denoise: Callable[..., Tensor], y: Tensor, angles: list[float], vectors: Probes
 ) -> tuple[Tensor, Tensor]:
     """State at the last angle, and how much its logarithmic volume grew, (P, B)."""
     volume = torch.zeros_like(vectors.squares)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ class Quantisation:
         Tensor, shape of x
             x + u with u uniform in (-step/2, step/2).
         """
-        kind = {"device": x.device, "dtype": x.dtype}
+        kind: dict[str, Any] = {"device": x.device, "dtype": x.dtype}
         if generator is None or isinstance(generator, torch.Generator):
             u = torch.rand(x.shape, generator=generator, **kind)
         elif callable(generator):
