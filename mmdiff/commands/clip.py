@@ -197,9 +197,9 @@ def _tell_of_sampler(gen: ClipGenerator, request: Request) -> None:
     from mmdiff.diffusion.samplers import SAMPLERS
 
     name, steps = str(request.sampling.sampler), request.sampling.steps or 1
-    if name == "adaptive":
+    if not SAMPLERS[name].keeps_grid:
         remark(
-            f"sampler adaptive chooses its own steps: {_counted(gen.evaluations, 'network evaluation')} a clip"
+            f"sampler {name} chooses its own steps: {_counted(gen.evaluations, 'network evaluation')} a clip"
         )
     elif (several := SAMPLERS[name].evaluations_per_step) > 1:
         remark(

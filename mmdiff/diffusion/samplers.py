@@ -11,6 +11,9 @@ Every sampler is a function ``(denoiser, x, grid, schedule, *, generator, callba
 - callback, see :data:`~mmdiff.diffusion.solver_tools.Callback`.
 
 Options of its own (``eta``, ``order``, ...) are further keywords; all others go to the denoiser.
+
+Samplers with a velocity ("sscs", "langevin_em", "langevin_ode") take the same x and give the same; the pair is theirs.
+Denoisers see it where the schedule is one of pairs, :class:`~mmdiff.diffusion.langevin.CriticallyDamped`.
 """
 
 from __future__ import annotations
@@ -193,7 +196,8 @@ def sample(
     Raises
     ------
     InputError
-        A name is unknown, steps < 1, the grid does not decrease, or shapes and numbers of seeds do not fit.
+        A name is unknown, steps < 1, the grid does not decrease, shapes and numbers of seeds do not fit, or the sampler
+        is not for schedules of pairs.
 
     Examples
     --------

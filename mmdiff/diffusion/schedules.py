@@ -15,6 +15,8 @@ LinearFlow           alpha + sigma = 1    rectified flow, flow matching
 Shifted(base)        as its base          Hoogeboom et al. 2023, Esser et al. 2024
 ZeroTerminalSNR      alpha² + sigma² = 1  Lin et al. 2024
 ==================== ==================== =============================================
+
+:class:`mmdiff.diffusion.langevin.CriticallyDamped` is one more, of pairs of data and velocity (Dockhorn et al. 2022).
 """
 
 from __future__ import annotations
