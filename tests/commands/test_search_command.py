@@ -9,8 +9,11 @@ from torch import nn
 
 import mmdiff
 from mmdiff.audio import io
+from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.metrics import log_mel_l1
-from mmdiff.diffusion.schedules import CosineVP
+from mmdiff.audio.networks.wavegrad import WaveGrad
+from mmdiff.audio.waveform_vocoder import WaveformVocoder
+from mmdiff.diffusion.schedules import BetaTable, CosineVP, wavegrad_betas
 from mmdiff.hub import save_model
 from mmdiff.media.grid_tables import read_table
 from mmdiff.video import io as video_io
@@ -80,6 +83,38 @@ def test_an_interrupted_search_goes_on_where_it_was(mmdiff_command, tiny_model, 
     other = mmdiff_command(*again, "--seed", 7)
     assert other.status == 2
     assert "seed=0, now 7" in other.err
+
+
+@pytest.fixture(scope="module")
+def tiny_wavegrad(tmp_path_factory) -> Path:
+    """Folder of an untrained WaveGrad with the paper's table of 1000 noise levels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = WaveGrad(20, (4, 4, 4), (16, 16, 8), (8, 8), ((1, 2, 1, 2),) * 3, 16, 8)
+    mel = MelSpec(n_mels=20, hop_length=64, n_fft=256, win_length=256)
+    model = WaveformVocoder(mel, network, BetaTable(wavegrad_betas()))
+    return save_model(model, tmp_path_factory.mktemp("models") / "wavegrad")
+
+
+def test_six_steps_of_a_wavegrad_are_found_that_are_no_worse_than_the_papers(
+    mmdiff_command, tiny_wavegrad, speech, here
+):
+    scores = set()
+    for seed in (1, 2):
+        settings = ("--data", speech, "--steps", 6, "--seconds", 0.3, "--limit", 1, "--evaluations", 16)
+        found = mmdiff_command(
+            "search", tiny_wavegrad, *settings, "--seed", seed, "--device", "cpu", "-o", f"{seed}.json"
+        )
+        assert found.status == 0, found.err
+        (grid,) = read_table(f"{seed}.json").grids
+        assert {"WaveGrad's table", "DiffWave's table"} <= set(grid.others)
+        assert grid.score < min(grid.others.values())
+        scores.add(grid.score)
+        options = ("--model", tiny_wavegrad, "--schedule", f"{seed}.json", "--device", "cpu", "-o", "x.wav")
+        made = mmdiff_command("vocode", speech, *options)
+        assert made.status == 0, made.err
+        assert "6 steps" in made.out
+    assert len(scores) == 2  # of other noise
 
 
 def test_clips_are_searched_and_made_by_the_table(mmdiff_command, plain_clips, here):
