@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from mmdiff.diffusion.decoders import DataEnd, find_data_end
@@ -91,15 +92,22 @@ def rank_estimate(outside: Tensor, inside: Tensor) -> Estimate:
     Returns
     -------
     Estimate
-        Interval of DeLong et al. (1988), within [0, 1]; none where a set has a single value.
+        Its interval is that of Newcombe (2006, doi:10.1002/sim.2324, method 5), which is none of width 0 where the sets
+        are wholly apart.
     """
     above = (outside[:, None] > inside).double() + (outside[:, None] == inside).double() / 2
-    area, samples = float(above.mean()), len(outside)
-    if min(above.shape) < 2:
-        return Estimate(area, samples=samples)
-    variance = above.mean(1).var() / len(outside) + above.mean(0).var() / len(inside)
-    reach = NORMAL_95 * math.sqrt(float(variance))
-    return Estimate(area, max(0.0, area - reach), min(1.0, area + reach), samples)
+    area, (n, m) = float(above.mean()), above.shape
+
+    def beyond(truth: float) -> float:
+        """How much further than its interval reaches the area lies from a truth."""
+        tail = ((n + m) / 2 - 1) * ((1 - truth) / (2 - truth) + truth / (1 + truth))
+        variance = truth * (1 - truth) * (1 + tail) / (n * m)
+        return abs(area - truth) - NORMAL_95 * math.sqrt(variance)
+
+    inner = 1e-9  # beside the area itself, where both sides vanish if it is 0 or 1
+    low = 0.0 if area == 0 else float(brentq(beyond, 1e-12, area * (1 - inner)))
+    high = 1.0 if area == 1 else float(brentq(beyond, area + (1 - area) * inner, 1 - 1e-12))
+    return Estimate(area, low, high, samples=n)
 
 
 def measure_sets(

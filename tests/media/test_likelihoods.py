@@ -28,9 +28,11 @@ def test_ranks_are_the_share_of_pairs() -> None:
     assert found.value == pytest.approx(float(expected))
     assert found.samples == 4
     assert 0 <= found.low < found.value < found.high <= 1
-    alone = rank_estimate(outside[:1], inside)
-    assert alone.value == 1
-    assert math.isnan(alone.low)
+    apart = rank_estimate(torch.arange(8.0) + 10, torch.arange(8.0))
+    assert (apart.value, apart.high) == (1.0, 1.0)
+    assert 0.6 < apart.low < 0.9
+    mirrored = rank_estimate(torch.arange(8.0), torch.arange(8.0) + 10)
+    assert (mirrored.low, mirrored.high) == (0.0, pytest.approx(1 - apart.low))
 
 
 def test_intervals_of_ranks_hold_the_truth() -> None:
