@@ -106,7 +106,8 @@ def evaluate(
         of spectrograms gaps and the second half, told what the recordings of "mmdiff fetch digits-16k" say.
     likelihood : bool
         Measure bits per dimension of files: of "reference" and, as files of another kind, "estimate"; 16 of each unless
-        --limit says more; --split is of the first. --steps is the number of evaluations for a file's estimate. Default: 16.
+        --limit says more; --split is of the first. --steps is the number of evaluations for a file's estimate.
+        Default: 16.
     device : str, optional
         As for "mmdiff vocode".
     dtype : str

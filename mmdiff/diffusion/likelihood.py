@@ -193,12 +193,12 @@ def continuous_bound(
     Examples
     --------
     >>> from mmdiff.diffusion.schedules import CosineVP
-    >>> schedule, x0 = CosineVP(), torch.randn(64, 1, 16, generator=torch.Generator().manual_seed(0)).double()
+    >>> schedule, x0 = CosineVP(), torch.randn(64, 1, 256, generator=torch.Generator().manual_seed(0)).double()
     >>> def standard_normal(x, t):
     ...     return schedule(t).alpha[:, None, None] * x
     >>> entropy = math.log2(2 * math.pi * math.e) / 2
     >>> bound = continuous_bound(standard_normal, x0, schedule, generator=torch.Generator().manual_seed(1))
-    >>> abs(float(bound.total.mean()) - entropy) < 0.05
+    >>> abs(float(bound.total.mean()) - entropy) < 0.1
     True
     """
     t_min = least_noisy_time(schedule) if t_min is None else t_min
