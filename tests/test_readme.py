@@ -103,6 +103,7 @@ def test_examples_run(script, some_model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = {
         "core": {"items": 50},
+        "denoising_gan": {"updates": 20},
         "picture": {"picture": str(tmp_path / "x.png")},
         "vocode": {"folder": tmp_path / "out"},
         "edit_sound": {"folder": tmp_path / "edited"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from mmdiff.training.checkpoint import latest_checkpoint
 from mmdiff.training.data import step_seed
 from mmdiff.training.denoising_gan import DenoisingGAN
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "denoising_gan.py"
 SCHEDULE = BetaTable(vp_betas(3))
 GRID = make_grid("uniform", SCHEDULE, 3)
 PLAYERS = {"denoiser": (1e-2, (0.9, 0.99), 0.5), "critic": (3e-3, (0.5, 0.9), 0.2)}
@@ -156,3 +158,14 @@ def test_each_player_is_told_its_own_conditions() -> None:
     assert all(p.grad is not None for p in players.parameters())
     with pytest.raises(InputError, match="every"):
         game(every=0)
+
+
+@pytest.mark.slow
+def test_four_steps_find_all_peaks_of_a_circle_where_those_of_a_mean_find_hardly_one() -> None:
+    results = runpy.run_path(str(EXAMPLE))["main"]()
+    peaks, precision = results["generator"]
+    assert peaks >= 7
+    assert precision > 0.7
+    peaks, precision = results["least squares"]
+    assert peaks <= 1
+    assert precision < 0.2
