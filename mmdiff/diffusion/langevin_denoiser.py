@@ -14,9 +14,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from mmdiff.diffusion.denoiser import Denoiser, DenoiserFunction, per_item_time
+from mmdiff.diffusion.denoiser import Denoiser, DenoiserFunction
 from mmdiff.diffusion.langevin import CriticallyDamped, PairLevels
-from mmdiff.diffusion.objectives import weighted_mean
+from mmdiff.diffusion.objectives import draw_times_and_noise, weighted_mean
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.diffusion.solver_tools import check_choice
 from mmdiff.diffusion.times import Times, Uniform
@@ -250,7 +250,8 @@ class HybridScoreMatching:
         InputError
             The denoiser was made for another schedule, or a shape does not fit.
         """
-        t, noise = self._draw(x0, generator, t, noise)
+        pairs = (len(x0), 2, *x0.shape[1:])
+        t, noise = draw_times_and_noise(x0, pairs, self.times, self.schedule, generator, t, noise)
         u = self.schedule.diffuse(x0, t, noise)
         if not isinstance(denoiser, LangevinDenoiser):
             error = self.schedule.eps(u, denoiser(u, t, **cond), t) - noise[:, 1]
@@ -267,20 +268,6 @@ class HybridScoreMatching:
         spread = self.schedule.pair_levels(t).l_vv
         factor = 2 * self.schedule.rate(t) * self.schedule.mass / spread**2
         return factor.to(loss.dtype) * loss
-
-    def _draw(
-        self, x0: Tensor, generator: torch.Generator | None, t: Tensor | float | None, noise: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        if t is None:
-            dtype = torch.promote_types(x0.dtype, torch.float32)
-            t = self.times.draw(len(x0), self.schedule, generator=generator, device=x0.device, dtype=dtype)
-        shape = (len(x0), 2, *x0.shape[1:])
-        if noise is None:
-            source = x0.device if generator is None else generator.device
-            noise = torch.randn(shape, generator=generator, device=source, dtype=x0.dtype).to(x0.device)
-        elif noise.shape != shape:
-            raise InputError(f"noise.shape={tuple(noise.shape)} must be that of pairs of x0, {shape}")
-        return per_item_time(t, x0), noise
 
 
 def _check_schedule(schedule: Schedule) -> None:

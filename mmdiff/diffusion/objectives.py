@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -154,15 +154,7 @@ class Objective:
         **cond: Any,
     ) -> Trial:
         """Noise the data and let the denoiser try: the part that objectives share. See :meth:`__call__`."""
-        if t is None:
-            dtype = torch.promote_types(x0.dtype, torch.float32)
-            t = self.times.draw(len(x0), self.schedule, generator=generator, device=x0.device, dtype=dtype)
-        t = per_item_time(t, x0)
-        if noise is None:
-            source = x0.device if generator is None else generator.device
-            noise = torch.randn(x0.shape, generator=generator, device=source, dtype=x0.dtype).to(x0.device)
-        elif noise.shape != x0.shape:
-            raise InputError(f"noise.shape={tuple(noise.shape)} must be that of x0, {tuple(x0.shape)}")
+        t, noise = draw_times_and_noise(x0, x0.shape, self.times, self.schedule, generator, t, noise)
         x_t = GaussianProcess(self.schedule).diffuse(x0, t, noise)
         if not isinstance(denoiser, Denoiser):
             output = denoiser(x_t, t, **cond)
@@ -207,6 +199,34 @@ class Objective:
             return ratio**power * weighting(levels)
         other = target_gain if self.norm == "l1" else error_gain
         return weighting(levels) / error_gain.clamp_min(tiny) / other.clamp_min(tiny)
+
+
+def draw_times_and_noise(
+    x0: Tensor,
+    shape: Sequence[int],
+    times: Times,
+    schedule: Schedule,
+    generator: torch.Generator | None,
+    t: Tensor | float | None,
+    noise: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Draw what is not given: times (B,) for items x0, then noise of their shape or of that of pairs.
+
+    Raises
+    ------
+    InputError
+        Given times are not one for each item, or given noise has another shape.
+    """
+    if t is None:
+        dtype = torch.promote_types(x0.dtype, torch.float32)
+        t = times.draw(len(x0), schedule, generator=generator, device=x0.device, dtype=dtype)
+    if noise is None:
+        source = x0.device if generator is None else generator.device
+        noise = torch.randn(shape, generator=generator, device=source, dtype=x0.dtype).to(x0.device)
+    elif noise.shape != torch.Size(shape):
+        whose = "x0" if len(shape) == x0.ndim else "pairs of x0"
+        raise InputError(f"noise.shape={tuple(noise.shape)} must be that of {whose}, {tuple(shape)}")
+    return per_item_time(t, x0), noise
 
 
 def weighted_mean(elements: Tensor, weight: Tensor | None, normalize: bool = True) -> Tensor:
