@@ -21,10 +21,10 @@ LAYERS = (
     {"nn"},
     {"training"},  # knows no modality: modalities say how they are trained and validated
     {"media"},  # what modalities share: files and folders, caches, containers, lists of measures
+    {"latent"},  # autoencoders and priors of tensors; modalities build their pipelines on them
     {"audio"},
     {"video"},
     {"joint"},
-    {"latent"},
     {"bulk"},
     {"hub"},
     {"app", "bench", "convert", "export", "recipes"},
