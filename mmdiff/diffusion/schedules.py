@@ -7,6 +7,7 @@ LinearBetaVP         alpha² + sigma² = 1  Song et al. 2021 (DDPM in continuous
 CosineVP             alpha² + sigma² = 1  Nichol and Dhariwal 2021
 SigmoidVP            alpha² + sigma² = 1  Jabri et al. 2022
 LaplaceVP            alpha² + sigma² = 1  Hang and Gu 2024
+GeometricVP          alpha² + sigma² = 1  Vahdat et al. 2021
 BetaTable            alpha² + sigma² = 1  any table of beta: DDPM, WaveGrad, DiffWave, GAN
 SubVP                sigma = 1 - alpha²   Song et al. 2021
 EDM                  alpha = 1            Karras et al. 2022
@@ -36,12 +37,13 @@ from mmdiff.diffusion.schedules_table import (
     wavegrad_betas,
 )
 from mmdiff.diffusion.schedules_transforms import Shifted, ZeroTerminalSNR
-from mmdiff.diffusion.schedules_vp import CosineVP, LaplaceVP, LinearBetaVP, SigmoidVP
+from mmdiff.diffusion.schedules_vp import CosineVP, GeometricVP, LaplaceVP, LinearBetaVP, SigmoidVP
 
 __all__ = [
     "EDM",
     "BetaTable",
     "CosineVP",
+    "GeometricVP",
     "LaplaceVP",
     "Levels",
     "LinearBetaVP",

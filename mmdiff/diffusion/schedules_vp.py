@@ -185,6 +185,56 @@ class SigmoidVP(VariancePreserving):
 
 @register
 @dataclass(frozen=True)
+class GeometricVP(VariancePreserving):
+    """Variance-preserving diffusion whose noise grows geometrically: sigma = sigma_min (sigma_max/sigma_min)^t.
+
+    In the cross entropy of normal data of unit variance all times then count alike.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : float, 0 < sigma_min < sigma_max < 1
+        Noise at t = 0 and t = 1.
+
+    References
+    ----------
+    Vahdat, Kreis and Kautz 2021, arXiv:2106.05931, section 3.3 and appendix B.
+    """
+
+    sigma_min: float = 0.0055
+    sigma_max: float = 0.9995
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.sigma_min < self.sigma_max < 1,
+            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max} must satisfy 0 < sigma_min < sigma_max < 1; "
+            "try 0.0055 and 0.9995",
+        )
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """Logarithm of sigma at t = 1, and how much it grows until there."""
+        return math.log(self.sigma_max), math.log(self.sigma_max / self.sigma_min)
+
+    def _log_sigma(self, t: Tensor) -> Tensor:
+        last, growth = self._ends
+        return last - growth * (1 - t)  # exact at t = 1, where 1 - sigma² has few digits
+
+    def _levels(self, t: Tensor) -> Levels:
+        log_sigma, growth = self._log_sigma(t), self._ends[1]
+        sigma, alpha = torch.exp(log_sigma), torch.sqrt(-torch.expm1(2 * log_sigma))
+        return Levels(alpha, sigma, -growth * sigma**2 / alpha, growth * sigma)
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        log_sigma = self._log_sigma(t)
+        return torch.log(-torch.expm1(2 * log_sigma)) - 2 * log_sigma
+
+    def _time(self, log_snr: Tensor) -> Tensor:
+        last, growth = self._ends
+        return 1 - (last - torch.nn.functional.logsigmoid(-log_snr) / 2) / growth
+
+
+@register
+@dataclass(frozen=True)
 class LaplaceVP(VariancePreserving):
     """Schedule whose lambda is Laplace distributed when t is uniform: most time is spent near ``mean``.
 
