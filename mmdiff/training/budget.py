@@ -1,0 +1,114 @@
+"""Training for a given time of the processor instead of a number of updates, stopped and resumed exactly.
+
+Methods are compared fairly at equal time of training, not at equal updates: an update of two players costs three times
+that of one. The time is that of the processor, ``time.process_time``: on a machine with other work to do, a process
+that has to wait does not lose its share. How fast the processor is while it works still depends on its neighbours, so
+that what is compared should take turns.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdiff.errors import InputError
+from mmdiff.training.checkpoint import list_checkpoints, load_weights
+from mmdiff.training.trainer import Trainer
+
+_FIRST = 8  # updates by which the speed is measured
+_SHARE = 0.8  # of the time left is planned at once: the speed may change
+
+
+class Stopwatch(nn.Module):
+    """A task that counts the time it is trained for; the count is stored in its checkpoints.
+
+    Time passes from one call to the next, which takes in the backward pass, the optimizer's step and the data; not what
+    comes before the first call of a run, or after its last.
+
+    Parameters
+    ----------
+    task : nn.Module
+        As a :class:`~mmdiff.training.trainer.Trainer` wants it. Its parts are named ``task.NAME`` there.
+    clock : callable
+        Time in nanoseconds.
+    """
+
+    def __init__(self, task: nn.Module, clock: Callable[[], int] = time.process_time_ns) -> None:
+        super().__init__()
+        self.task, self._clock = task, clock
+        self._last: int | None = None
+        self.register_buffer("nanoseconds", torch.zeros((), dtype=torch.int64))
+
+    nanoseconds: Tensor
+
+    @property
+    def seconds(self) -> float:
+        """How long the task was trained."""
+        return int(self.nanoseconds) / 1e9
+
+    def rest(self) -> None:
+        """Do not count what comes before the next call."""
+        self._last = None
+
+    def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """Count, and do what the task does."""
+        now = self._clock()
+        if self._last is not None:
+            self.nanoseconds += now - self._last
+        self._last = now
+        found: dict[str, Tensor] = self.task(batch, generator)
+        return found
+
+
+def train_for(
+    seconds: float, watch: Stopwatch, run_dir: str | Path, make_trainer: Callable[[int], Trainer]
+) -> int:
+    """Train until a stopwatch shows a time, to within a few updates, in several runs of a trainer on one folder.
+
+    Each run plans its updates by the speed so far and resumes the one before, so that the weights are those of one run
+    of all updates. An interrupted training goes on from its newest checkpoint; one that had its time already stays as
+    it is.
+
+    Parameters
+    ----------
+    seconds : float > 0
+        Since the first update, earlier calls counted.
+    watch : Stopwatch
+        The task.
+    run_dir : str or Path
+        The trainer's folder.
+    make_trainer : callable
+        ``make_trainer(steps) -> Trainer`` of the stopwatch in that folder, with a learning rate that does not depend
+        on the number of steps.
+
+    Returns
+    -------
+    int
+        Updates made in all. The stopwatch has the weights of the last checkpoint, not their average.
+
+    Raises
+    ------
+    InputError
+        ``seconds`` is not positive.
+    """
+    if not seconds > 0:
+        raise InputError(f"seconds={seconds} must be positive")
+    stored = list_checkpoints(Path(run_dir) / "checkpoints")
+    step = load_weights(watch, run_dir, ema=None) if stored else 0
+    while watch.seconds < seconds:
+        step += _planned(seconds - watch.seconds, watch.seconds / step) if step else _FIRST
+        watch.rest()
+        make_trainer(step).fit(resume=True)
+    return step
+
+
+def _planned(left: float, update: float) -> int:
+    """Updates to make next, of those that take so long each."""
+    number = left / update
+    return math.ceil(number) if number <= _FIRST else int(_SHARE * number)

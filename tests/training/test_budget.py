@@ -1,0 +1,87 @@
+"""Training for a time: the time is kept, and the weights are those of one run of as many updates."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import Points, Regression
+
+from mmdiff.errors import InputError
+from mmdiff.training import Trainer, load_weights
+from mmdiff.training.budget import Stopwatch, train_for
+
+
+def _watch(**settings) -> Stopwatch:
+    """One whose clock goes by a second whenever it is looked at."""
+    ticks = itertools.count(0, 1_000_000_000)
+    return Stopwatch(Regression(noise=0.1, **settings), clock=lambda: next(ticks))
+
+
+def _trainer(folder: Path, watch: Stopwatch, steps: int, **settings) -> Trainer:
+    return Trainer(
+        folder, watch, Points(), steps=steps, batch_size=4, learning_rate=1e-2, lr_schedule="constant",
+        ema=("power:0.1",), log_every=0, device="cpu", tensorboard=False, **settings,
+    )  # fmt: skip
+
+
+def test_time_is_kept_and_weights_are_those_of_one_run(tmp_path):
+    watch = _watch(dropout=0.1)
+    steps = [
+        train_for(seconds, watch, tmp_path / "a", lambda n: _trainer(tmp_path / "a", watch, n))
+        for seconds in (30, 30, 60)  # the second has its time already
+    ]
+    assert steps[0] == steps[1] < steps[2]
+    assert 60 <= watch.seconds < 65
+    whole = _watch(dropout=0.1)
+    _trainer(tmp_path / "b", whole, steps[2]).fit()
+    for folder, task in (("a", watch), ("b", whole)):
+        load_weights(task, tmp_path / folder)
+    for name, tensor in whole.task.state_dict().items():
+        torch.testing.assert_close(watch.task.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_interrupted_training_goes_on_with_its_time_and_weights(tmp_path):
+    def stopping(seconds: float, folder: Path, end: float) -> Stopwatch:
+        watch = _watch()
+        data = Points(end=4 * end)  # asking for more ends the run as a crash would
+
+        def make(steps: int) -> Trainer:
+            trainer = _trainer(folder, watch, steps, checkpoint_every=5)
+            trainer.dataset = data
+            return trainer
+
+        train_for(seconds, watch, folder, make)
+        return watch
+
+    with pytest.raises(LookupError):
+        stopping(50, tmp_path / "a", end=23)
+    resumed, whole = stopping(50, tmp_path / "a", end=1000), stopping(50, tmp_path / "b", end=1000)
+    assert 50 <= resumed.seconds < 55
+    counts = [load_weights(w, tmp_path / f, ema=None) for w, f in ((resumed, "a"), (whole, "b"))]
+    assert abs(counts[0] - counts[1]) <= 3  # each run leaves its last update uncounted
+    again = _watch()
+    _trainer(tmp_path / "c", again, counts[0]).fit()
+    for name, tensor in again.task.state_dict().items():
+        torch.testing.assert_close(resumed.task.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_rest_is_not_counted_and_time_is_the_processors(tmp_path):
+    watch = Stopwatch(Regression())
+    batch, generator = (torch.zeros(1, 4), torch.zeros(1)), torch.Generator()
+    watch(batch, generator)
+    time.sleep(0.05)
+    watch(batch, generator)
+    assert watch.seconds < 0.04  # asleep
+    before = watch.seconds
+    watch.rest()
+    watch(batch, generator)
+    assert watch.seconds == before
+
+
+def test_slips_are_explained(tmp_path):
+    with pytest.raises(InputError, match="seconds=0"):
+        train_for(0, _watch(), tmp_path, lambda n: _trainer(tmp_path, _watch(), n))
