@@ -28,6 +28,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "sound": {"n_mels": 0},
     "label": {"n_mels": 0, "classes": 3},
     "mel and label": {"n_mels": 5, "factors": (4, 3), "classes": 3},
+    "mel and z": {"n_mels": 5, "factors": (4, 3), "latents": 4},
+    "label and z": {"n_mels": 0, "classes": 3, "latents": 4},
 }
 
 
@@ -60,6 +62,8 @@ def inputs(net: DiffWave, rng: torch.Generator, batch: int = 2, frames: int = 7)
         given["mel"] = torch.randn(batch, net.n_mels, frames, generator=rng, dtype=dtype)
     if net.classes:
         given["label"] = torch.randint(net.classes, (batch,), generator=rng)
+    if net.latents:
+        given["z"] = torch.randn(batch, net.latents, generator=rng, dtype=dtype)
     return given
 
 
@@ -141,13 +145,28 @@ def test_every_input_matters_and_an_item_does_not_depend_on_its_batch(
     given = inputs(net, rng)
     whole = net(**given)
     for name in given:
-        changed = {**given, name: given[name].roll(1, 0) if name == "label" else given[name] * 0.9}
+        # of z the direction counts, not the length
+        other = given[name].roll(1, 0) if name in ("label", "z") else given[name] * 0.9
+        changed = {**given, name: other}
         if name != "label" or given["label"].unique().numel() > 1:
             assert not torch.allclose(net(**changed), whole), name
     with torch.no_grad():
         for n in range(2):
             alone = net(**{name: value[n : n + 1] for name, value in given.items()})
             torch.testing.assert_close(alone, whole[n : n + 1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_generator_without_random_vectors_and_a_denoiser_with_them_are_refused(
+    rng: torch.Generator,
+) -> None:
+    given = inputs(tiny("mel and z", rng), rng)
+    with pytest.raises(InputError, match="latents=0, takes no"):
+        tiny("mel", rng)(**given)
+    z = given.pop("z")
+    with pytest.raises(InputError, match="latents=4, needs"):
+        tiny("mel and z", rng)(**given)
+    with pytest.raises(InputError, match=r"\(B, 4\)"):
+        tiny("mel and z", rng)(**given, z=z[:, :3])
 
 
 def test_no_label_is_the_class_after_the_last(rng: torch.Generator) -> None:

@@ -24,6 +24,7 @@ from mmdiff.audio.networks.diffwave_tiles import run_in_place
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.errors import InputError
 from mmdiff.nn import conv
+from mmdiff.nn.latents import LatentMapping
 from mmdiff.registry import register
 
 
@@ -55,6 +56,8 @@ class DiffWave(WaveformNetwork):
         Labels 0 ... classes - 1, with an embedding each and one for none of them; 0 for no labels.
     step_width : int > 0
         Size of the step's vector.
+    latents : int >= 0
+        Size of random vectors z that make the network a generator; they go where labels go. 0 for none.
 
     Raises
     ------
@@ -73,21 +76,23 @@ class DiffWave(WaveformNetwork):
         factors: Sequence[int] = (16, 16),
         classes: int = 0,
         step_width: int = 512,
+        latents: int = 0,
     ) -> None:
         super().__init__()
-        if min(channels, layers, cycle, step_width, *factors) < 1 or min(n_mels, classes) < 0:
+        if min(channels, layers, cycle, step_width, *factors) < 1 or min(n_mels, classes, latents) < 0:
             raise InputError(
                 f"channels={channels}, layers={layers}, cycle={cycle}, factors={tuple(factors)} and step_width="
-                f"{step_width} must be at least 1, n_mels={n_mels} and classes={classes} at least 0"
+                f"{step_width} must be at least 1, n_mels={n_mels}, classes={classes} and latents={latents} at least 0"
             )
-        self.n_mels, self.channels, self.classes = n_mels, channels, classes
+        self.n_mels, self.channels, self.classes, self.latents = n_mels, channels, classes, latents
         self.hop_length = math.prod(factors) if n_mels else 1
         self.wave_in = he_normal(conv(1, 1, channels, 1))
         self.embed_step = StepEmbedding(step_width)
         self.upsample = MelUpsampler(factors) if n_mels else None
         self.embed_label = nn.Embedding(classes + 1, CODE) if classes else None
+        self.embed_latent = LatentMapping(latents, CODE) if latents else None
         self.layers = nn.ModuleList(
-            ResidualLayer(channels, 2 ** (n % cycle), step_width, n_mels, CODE if classes else 0)
+            ResidualLayer(channels, 2 ** (n % cycle), step_width, n_mels, CODE if classes or latents else 0)
             for n in range(layers)
         )
         self.skip_out = he_normal(conv(1, channels, channels, 1))
@@ -112,6 +117,7 @@ class DiffWave(WaveformNetwork):
         mel: Tensor | None = None,
         label: Tensor | None = None,
         prepared: Tensor | None = None,
+        z: Tensor | None = None,
     ) -> Tensor:
         """Predict the noise in x.
 
@@ -127,6 +133,8 @@ class DiffWave(WaveformNetwork):
             Default: ``classes``, none of them.
         prepared : Tensor, optional
             What :meth:`prepare` made of the spectrogram, instead of it.
+        z : Tensor, shape (B, latents), for a network that has latents
+            Standard normal numbers; :func:`mmdiff.diffusion.adversarial.with_latents` draws them.
 
         Returns
         -------
@@ -138,12 +146,14 @@ class DiffWave(WaveformNetwork):
             A condition is missing, or of another shape than the network's.
         """
         self._check(x, level, mel, label, prepared)
+        with torch.autocast(x.device.type, enabled=False):
+            vector = self._vector(label, z, x.shape[0])
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._evaluate(run_layers, x, level, mel, label, prepared)
+            return self._evaluate(run_layers, x, level, mel, vector, prepared)
         with torch.autocast(x.device.type, enabled=False):
             dtype = self.compute_dtype or self.out.weight.dtype
             run = functools.partial(run_in_place, dtype=dtype)
-            return self._evaluate(run, x, level, mel, label, prepared)
+            return self._evaluate(run, x, level, mel, vector, prepared)
 
     @torch.no_grad()
     def prepare(self, mel: Tensor) -> dict[str, Tensor]:
@@ -172,12 +182,12 @@ class DiffWave(WaveformNetwork):
         x: Tensor,
         level: Tensor,
         mel: Tensor | None,
-        label: Tensor | None,
+        vector: Tensor | None,
         prepared: Tensor | None,
     ) -> Tensor:
         """Predict with the layers run in one of two ways; positions come before channels on the way."""
         with torch.autocast(x.device.type, enabled=False):
-            step, vector = self.embed_step(level), self._label(label, x.shape[0])
+            step = self.embed_step(level)
         local = prepared if mel is None else self._upsampled(mel)
         h = functional.relu(_one_tap(x.mT, self.wave_in))
         total = run(self.residuals, h, step, local, vector)
@@ -191,13 +201,19 @@ class DiffWave(WaveformNetwork):
             local: Tensor = self.upsample(mel.to(self.out.weight.dtype))
         return local.mT.contiguous()
 
-    def _label(self, label: Tensor | None, batch: int) -> Tensor | None:
-        if self.embed_label is None:
-            return None
-        if label is None:
-            label = torch.full((batch,), self.classes, device=self.out.weight.device)
-        vector: Tensor = self.embed_label(label)
-        return vector
+    def _vector(self, label: Tensor | None, z: Tensor | None, batch: int) -> Tensor | None:
+        """What is the same for all positions of an item: (B, CODE), of its label and z."""
+        if (z is not None) != (self.latents > 0):
+            state = "needs" if self.latents else "takes no"
+            raise InputError(f"z: this network, with latents={self.latents}, {state} random vectors")
+        vectors: list[Tensor] = []
+        if self.embed_latent is not None:
+            vectors.append(self.embed_latent(z))
+        if self.embed_label is not None:
+            if label is None:
+                label = torch.full((batch,), self.classes, device=self.out.weight.device)
+            vectors.append(self.embed_label(label))
+        return sum(vectors[1:], vectors[0]) if vectors else None
 
     def _check(
         self, x: Tensor, level: Tensor, mel: Tensor | None, label: Tensor | None, prepared: Tensor | None

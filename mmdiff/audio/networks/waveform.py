@@ -25,6 +25,8 @@ class WaveformNetwork(nn.Module, ABC):
         Samples per frame of the spectrogram; 1 for none.
     classes : int
         Labels it can be told as ``label=`` (B,) int64; the number itself stands for none of them.
+    latents : int
+        Size of the random vectors that a generator is told as ``z=`` (B, latents); 0 for a denoiser.
     reach : int, frames
         How far to either side of a sample its output may depend on its input.
     compute_dtype : torch.dtype or None
@@ -35,6 +37,7 @@ class WaveformNetwork(nn.Module, ABC):
     n_mels: int
     hop_length: int
     classes: int = 0
+    latents: int = 0
     compute_dtype: torch.dtype | None = None
 
     @property
