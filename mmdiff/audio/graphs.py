@@ -231,6 +231,10 @@ def make_graph(model: VocoderModel, steps: int, part: Part = "all", real: bool =
         raise InputError(f"part={part!r} must be one of {', '.join(get_args(Part))}")
     if steps < 1:
         raise InputError(f"steps={steps} must be at least 1; {model.default_steps} is usual")
+    if model.latents:
+        raise InputError(
+            f"model with latents={model.latents} must be run by mmdiff: a graph has no input for what it draws"
+        )
     for (kind, what), graph in _GRAPHS.items():
         if isinstance(model, kind) and what == part:
             return graph(model, steps, real)

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mmdiff.diffusion.adversarial import check_trained
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.errors import InputError
@@ -30,6 +31,7 @@ class SampledModel(Protocol):
     default_steps: int
     default_sampler: str
     other_evaluations: int
+    latents: int
     denoiser: Denoiser
 
     def grid(self, steps: int) -> Tensor:
@@ -47,8 +49,16 @@ def decide_sampling(
     Raises
     ------
     InputError
-        A name or number makes no sense, or the grid has another number of steps.
+        A name or number makes no sense, the grid has another number of steps, or the model is a generator that was
+        not trained for such a run.
     """
+    sampling = _decide(model, steps, sampler, grid)
+    if model.latents:
+        check_trained(model.denoiser.schedule, sampling.grid, sampling.sampler)
+    return sampling
+
+
+def _decide(model: SampledModel, steps: int | None, sampler: str | None, grid: GridSource | None) -> Sampling:
     if steps is not None and steps < 1:
         raise InputError(f"steps={steps} must be at least 1; {model.default_steps} is usual")
     table = None if grid is None else find_table(grid)

@@ -37,7 +37,7 @@ class SoundMaker(ABC):
         Scale of classifier-free guidance by default.
     vocoder : str
         Model that makes sound of the spectrograms this one makes; empty if it makes sound itself.
-    default_steps, default_sampler, other_evaluations, denoiser
+    default_steps, default_sampler, other_evaluations, latents, denoiser
         As for :class:`mmdiff.audio.vocoder_model.VocoderModel`.
     """
 
@@ -49,6 +49,7 @@ class SoundMaker(ABC):
     default_steps: int
     default_sampler: str
     other_evaluations: int
+    latents: int = 0
     denoiser: Denoiser
 
     @abstractmethod
@@ -109,6 +110,8 @@ class SoundModel(WaveformDiffusion, SoundMaker):
         Scale of classifier-free guidance if nothing else is asked for; 1 is none.
     window : int > 0, samples
         Longer sound goes through the network in pieces of this length, with margins.
+    prediction : str
+        As for :class:`WaveformDiffusion`.
 
     Raises
     ------
@@ -128,6 +131,7 @@ class SoundModel(WaveformDiffusion, SoundMaker):
         clamp: str = "data",
         guidance: float = 1.0,
         window: int = 2**18,
+        prediction: str = "eps",
     ) -> None:
         if network.n_mels:
             raise InputError(
@@ -136,7 +140,7 @@ class SoundModel(WaveformDiffusion, SoundMaker):
         labels = checked_labels(labels, network.classes)
         if not (seconds > 0 and sample_rate > 0):
             raise InputError(f"seconds={seconds} and sample_rate={sample_rate} must be positive")
-        super().__init__(network, schedule, steps, inference_betas, clamp, window)
+        super().__init__(network, schedule, steps, inference_betas, clamp, window, prediction)
         self.sample_rate, self.seconds, self.labels = sample_rate, seconds, labels
         self.guidance = guidance
 

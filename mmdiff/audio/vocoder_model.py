@@ -65,6 +65,8 @@ class VocoderModel(nn.Module, ABC):
         A key of :data:`mmdiff.diffusion.samplers.SAMPLERS`.
     other_evaluations : int
         Network evaluations beside the sampler's steps.
+    latents : int
+        Size of the random vectors that its network is told at each step; 0 for a denoiser.
     denoiser : Denoiser
         Of what is diffused.
     """
@@ -74,6 +76,7 @@ class VocoderModel(nn.Module, ABC):
     default_steps: int
     default_sampler: str
     other_evaluations: int = 0
+    latents: int = 0
     denoiser: Denoiser
 
     @abstractmethod

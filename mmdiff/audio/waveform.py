@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.audio.noise import frame_noise
+from mmdiff.diffusion.adversarial import with_latents
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid, noise_table_grid
 from mmdiff.diffusion.process import Prior
@@ -37,12 +38,20 @@ class WaveformDiffusion(nn.Module, ABC):
         Steps by default.
     inference_betas : sequence of float
         Table of noise variances used when so many steps are asked for. As many steps as the schedule's own table
-        has are its points; other numbers are spaced evenly in log-SNR.
+        has are its points; other numbers are spaced evenly in log-SNR, or in time for a network with latents.
     clamp : {"data", "state"}
         What is kept within [-1, 1]: each estimate of the clean waveform, or the sampler's state after each step,
         as the packages ``wavegrad`` and ``diffwave`` by LMNT do ("ddpm" only; other samplers keep to nothing).
     window : int > 0, frames
         Longer sound goes through the network in pieces of this length, with margins.
+    prediction : str
+        What the network says of noisy waveforms; see :class:`mmdiff.diffusion.denoiser.Denoiser`. "x0" for the
+        generator of a denoising diffusion GAN.
+
+    Attributes
+    ----------
+    latents : int
+        Size of the random vectors z that the network is told at each step; 0 for a denoiser.
 
     Raises
     ------
@@ -61,6 +70,7 @@ class WaveformDiffusion(nn.Module, ABC):
         inference_betas: Sequence[float],
         clamp: str,
         window: int,
+        prediction: str = "eps",
     ) -> None:
         super().__init__()
         if clamp not in get_args(Clamp):
@@ -70,7 +80,8 @@ class WaveformDiffusion(nn.Module, ABC):
         self.default_steps, self.inference_betas = steps, tuple(inference_betas)
         self.clamp, self.window = clamp, window
         limits = RANGE if clamp == "data" else None
-        self.denoiser = Denoiser(network, schedule, "eps", network.noise_input, clamp=limits)
+        self.denoiser = Denoiser(network, schedule, prediction, network.noise_input, clamp=limits)
+        self.latents = network.latents
 
     @property
     def network(self) -> WaveformNetwork:
@@ -84,7 +95,7 @@ class WaveformDiffusion(nn.Module, ABC):
         schedule = self.denoiser.schedule
         if steps == len(self.inference_betas):
             return noise_table_grid(schedule, self.inference_betas)
-        if isinstance(schedule, BetaTable) and steps == schedule.steps:
+        if self.latents or (isinstance(schedule, BetaTable) and steps == schedule.steps):
             return make_grid("uniform", schedule, steps)
         return make_grid("log_snr", schedule, steps)
 
@@ -146,14 +157,16 @@ class WaveformDiffusion(nn.Module, ABC):
         sampler: str,
         temperature: float = 1.0,
         limit: Tensor | float = RANGE[1],
+        latents: Generators = None,
     ) -> Tensor:
         """Sample waveforms (B, 1, samples) from :meth:`starting_noise`; the generators draw the fresh noise.
 
-        Where the state is clamped, ``limit`` is its largest absolute value.
+        Where the state is clamped, ``limit`` is its largest absolute value. Random vectors, for a network that is told
+        some, are drawn from ``latents``, by default from the same generators.
         """
         clamps = self.clamp == "state" and "limit" in SAMPLERS[sampler].options
         return sample(
-            denoise,
+            with_latents(denoise, self.latents, generator if latents is None else latents),
             noise.shape,
             schedule=self.denoiser.schedule,
             sampler=sampler,

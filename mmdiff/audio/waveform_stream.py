@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio.noise import PlacedNoise
+from mmdiff.audio.sampling import item_generators
 from mmdiff.audio.vocoder_model import BlockMaker
 
 if TYPE_CHECKING:
@@ -51,7 +52,13 @@ class WaveformBlocks(BlockMaker):
         noise = PlacedNoise(seeds, low, low + mel.shape[-1], hop)
         start = noise().to(mel) / self.model.denoiser.schedule.prior_std
         wave = self.model.sample_window(
-            mel, start, noise, grid=self.grid, sampler=self.sampler, temperature=self.temperature
+            mel,
+            start,
+            noise,
+            grid=self.grid,
+            sampler=self.sampler,
+            temperature=self.temperature,
+            latents=item_generators(seeds, mel.device),  # the same in all blocks
         )
         wave = wave[:, (first - low) * hop :]
         if self._ahead is not None:

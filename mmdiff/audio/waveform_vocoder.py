@@ -41,6 +41,8 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
     level_ahead : bool
         In a step the network is told the noise level that the step reaches, not the one it leaves, as
         ivanvovk's WaveGrad is used.
+    prediction : str
+        As for :class:`WaveformDiffusion`.
 
     Raises
     ------
@@ -59,13 +61,14 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         window: int = 1024,
         prior: EnergyPrior | None = None,
         level_ahead: bool = False,
+        prediction: str = "eps",
     ) -> None:
         if (network.n_mels, network.hop_length) != (mel.n_mels, mel.hop_length):
             raise InputError(
                 f"network with n_mels={network.n_mels}, hop_length={network.hop_length} must be for the mel's "
                 f"{mel.n_mels} bands and hop of {mel.hop_length}"
             )
-        super().__init__(network, schedule, steps, inference_betas, clamp, window)
+        super().__init__(network, schedule, steps, inference_betas, clamp, window, prediction)
         self.mel, self.sample_rate = mel, mel.sample_rate
         self.prior, self.level_ahead = prior, level_ahead
 
@@ -123,10 +126,11 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         grid: Tensor | Stops,
         sampler: str,
         temperature: float,
+        latents: Generators = None,
     ) -> Tensor:
         """Sample the waveform (B, frames * hop) of a mel of the model's own definition.
 
-        From :meth:`starting_noise`; the generator draws the fresh noise.
+        From :meth:`starting_noise`; the generator draws the fresh noise, and ``latents`` is as for :meth:`run_sampler`.
         """
         denoise, prior = self._denoise(mel)
         wave = self.run_sampler(
@@ -137,6 +141,7 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
             sampler=sampler,
             temperature=temperature,
             limit=RANGE[1] if prior is None else RANGE[1] / prior.std,
+            latents=latents,
         )
         return (wave if prior is None else prior.unwhiten(wave))[:, 0]
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmdiff.diffusion.process import GaussianProcess
-from mmdiff.diffusion.schedules import Schedule
+from mmdiff.diffusion.schedules import BetaTable, Schedule
 from mmdiff.diffusion.solver_tools import DenoiserFn, Generators, check_grid, draw_noise
 from mmdiff.errors import InputError
 
@@ -57,21 +57,63 @@ def with_latents(denoiser: DenoiserFn, latents: int, generator: Generators) -> D
     ----------
     denoiser : callable
         ``denoiser(x, t, z=z, **cond) -> x0`` with z of shape (B, latents).
-    latents : int > 0
-        Size of z.
+    latents : int >= 0
+        Size of z; 0 for what is a denoiser already, and returned as it is.
     generator : Generators
         Those that the sampler draws its noise from: with one per item an item depends on its own alone.
 
     Returns
     -------
     callable
-        ``(x, t, **cond) -> x0``.
+        ``(x, t, **cond) -> x0``. What wraps denoisers, such as guidance, goes inside: all its calls for one step are
+        then of the same z.
     """
+    if latents == 0:
+        return denoiser
 
     def draw(x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         return denoiser(x, t, z=draw_noise((len(x), latents), x, generator), **cond)
 
     return draw
+
+
+def check_trained(schedule: Schedule, grid: Tensor, sampler: str) -> None:
+    """Complain of a run of a sampler for which a generator of reverse steps was not trained.
+
+    It was at the times of its table alone, n/N; steps of several of these at once are of the same kind.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        Of the generator.
+    grid : Tensor, shape (steps + 1,)
+        Where the sampler stops.
+    sampler : str
+        Its name.
+
+    Raises
+    ------
+    InputError
+        The grid stops elsewhere, the sampler is not "ddpm", or the schedule is no table.
+    """
+    if sampler != "ddpm":
+        raise InputError(
+            f"sampler={sampler!r} must be 'ddpm': the model draws x0 anew at each step, and other samplers take it for "
+            "a mean"
+        )
+    if not isinstance(schedule, BetaTable):
+        raise InputError(
+            f"schedule={type(schedule).__name__} must be a BetaTable, whose steps a generator is trained for"
+        )
+    times, count = check_grid(grid), schedule.steps
+    inner = times[:-1] * count
+    if times[-1] != 0 or not torch.allclose(inner, inner.round(), rtol=0.0, atol=1e-6):
+        whole = " or ".join(str(n) for n in range(count, 0, -1) if count % n == 0)
+        known = ", ".join(f"{n / count:g}" for n in range(count, 0, -1))
+        raise InputError(
+            f"steps={len(times) - 1} must be {whole}, equally long: the model is a generator of {count} reverse steps, "
+            f"trained at the times {known} alone, and a grid may stop there, and end at 0"
+        )
 
 
 def draw_step(schedule: Schedule, grid: Tensor, x0: Tensor, generator: Generators) -> Step:

@@ -30,6 +30,11 @@ def check_exportable(model: nn.Module) -> tuple[WaveformDiffusion, BetaTable]:
     for name in ("prior", "level_ahead"):
         if value := getattr(model, name, None):
             raise InputError(f"{name}={value} must not be set: the packages sample without it")
+    if model.latents or model.denoiser.prediction != "eps":
+        raise InputError(
+            f"prediction={model.denoiser.prediction!r} must be 'eps', and latents={model.latents} 0: the packages' "
+            "networks find noise"
+        )
     return model, schedule
 
 
