@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmdiff.audio.fetch_digits import DIGITS
+from mmdiff.audio.datasets.fetch_digits import DIGITS
+from mmdiff.audio.datasets.layouts import Clip, find_audio
+from mmdiff.audio.datasets.words import Variation, Words, word_label
 from mmdiff.audio.generator import SoundGenerator
-from mmdiff.audio.layouts import Clip, find_audio
 from mmdiff.audio.resampling import resample
 from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.audio.word_judge import WordJudge, digit_accuracy, none_share
-from mmdiff.audio.words import Variation, Words, word_label
 from mmdiff.errors import InputError
 from mmdiff.media.distances import feature_distances
 from mmdiff.media.estimates import Estimate
@@ -64,7 +64,7 @@ class Spoken(NamedTuple):
 
 
 def labelled_digits(data: str | Path, split: str = "train") -> tuple[list[Clip], list[int], tuple[str, ...]]:
-    """Clips of digits in a folder of :func:`mmdiff.audio.fetch_digits.fetch_spoken_digits`, and their labels.
+    """Clips of digits in a folder of :func:`mmdiff.audio.datasets.fetch_digits.fetch_spoken_digits`, and their labels.
 
     Returns
     -------

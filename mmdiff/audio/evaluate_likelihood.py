@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdiff.audio import io
+from mmdiff.audio.datasets.layouts import pick_recordings
 from mmdiff.audio.generator import SoundGenerator
-from mmdiff.audio.layouts import pick_recordings
 from mmdiff.audio.mel_sound import MelSoundModel
 from mmdiff.audio.sound_model import SoundModel
 from mmdiff.audio.vocoder import Vocoder
@@ -75,8 +75,8 @@ def evaluate_sound_likelihood(
     ----------
     pipeline : SoundGenerator or Vocoder
     sources : sequence of str or Path
-        Recordings as :func:`~mmdiff.audio.layouts.pick_recordings` finds them, each a set; the first is of what the
-        model was trained on.
+        Recordings as :func:`~mmdiff.audio.datasets.layouts.pick_recordings` finds them, each a set; the first is of
+        what the model was trained on.
     split : str, optional
         Part of the first source.
     count : int > 0

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmdiff.audio.datasets.layouts import Clip
 from mmdiff.audio.io import read
-from mmdiff.audio.layouts import Clip
 from mmdiff.audio.metrics import evaluate
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.training.log import Validation

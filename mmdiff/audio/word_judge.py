@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmdiff.audio.fetch_digits import DIGITS
+from mmdiff.audio.datasets.fetch_digits import DIGITS
 from mmdiff.audio.mel import MelSpec
 from mmdiff.errors import InputError
 from mmdiff.media.estimates import Estimate, wilson

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmdiff.audio.fetch_digits import DIGITS
-from mmdiff.audio.layouts import Clip, find_audio
+from mmdiff.audio.datasets.fetch_digits import DIGITS
+from mmdiff.audio.datasets.layouts import Clip, find_audio
+from mmdiff.audio.datasets.words import Variation, Words
 from mmdiff.audio.word_judge import NONE, WordJudge, digit_accuracy, none_share
-from mmdiff.audio.words import Variation, Words
 from mmdiff.media.estimates import Estimate
 from mmdiff.training import Trainer, Validation, load_weights
 
@@ -51,7 +51,7 @@ class WordTask(nn.Module):
         self.judge, self.spoilt, self.blots, self.stretch = judge, spoilt, blots, stretch
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Loss of a batch of :class:`mmdiff.audio.words.Words`."""
+        """Loss of a batch of :class:`mmdiff.audio.datasets.words.Words`."""
         with torch.no_grad():
             wave, label = spoil(batch["wave"], batch["label"], self.spoilt, generator)
             looked = stretched(self.judge.look(wave), self.stretch, generator)
@@ -145,7 +145,7 @@ def train_word_judge(
     Parameters
     ----------
     data : str or Path
-        See :func:`mmdiff.audio.fetch_digits.fetch_spoken_digits`.
+        See :func:`mmdiff.audio.datasets.fetch_digits.fetch_spoken_digits`.
     steps : int > 0
         Updates.
     seed : int

@@ -147,7 +147,7 @@ def _is_png(plot: str) -> bool:
 
 
 def _recordings(audio: str | None, limit: int | None, plot: str | None) -> list[Path]:
-    from mmdiff.audio.layouts import pick_recordings
+    from mmdiff.audio.datasets.layouts import pick_recordings
 
     if plot is not None and (audio is None or not _is_png(plot)):
         raise InputError(f"plot={plot!r} must end in .png, and needs recordings: --audio")

@@ -57,8 +57,8 @@ def _recordings(voc: Vocoder, options: SoundOptions, reference: str) -> int:
             f"block={options.block} must come with lookaheads: whole files are not made in blocks"
         )
     measures = _checked(options.measures)
+    from mmdiff.audio.datasets.layouts import pick_recordings
     from mmdiff.audio.evaluate import evaluate_vocoder, vocoder_measures
-    from mmdiff.audio.layouts import pick_recordings
     from mmdiff.audio.mel import PRESETS, preset
 
     recordings = pick_recordings(reference, options.split, options.limit)
@@ -140,8 +140,8 @@ def _picked(
     pipeline: SoundGenerator | Vocoder, reference: str, options: SoundEditOptions
 ) -> dict[Path, str | None]:
     """Choose recordings, and say what each is of: of words that the model knows, if there are any."""
-    from mmdiff.audio.layouts import find_audio, pick_recordings, spaced
-    from mmdiff.audio.words import word_label
+    from mmdiff.audio.datasets.layouts import find_audio, pick_recordings, spaced
+    from mmdiff.audio.datasets.words import word_label
 
     limit, labels = options.limit or _EDITED, getattr(pipeline, "labels", ())
     if labels and not Path(reference).is_file():
@@ -198,7 +198,7 @@ def evaluate_sound_files(asked: Mapping[str, Any]) -> int:
 
 def _pairs(reference: Path, estimate: Path) -> list[tuple[Path, Path]]:
     """Match two files, or the files of two folders by their names without suffix."""
-    from mmdiff.audio.layouts import find_audio
+    from mmdiff.audio.datasets.layouts import find_audio
 
     if reference.is_file() and estimate.is_file():
         return [(reference, estimate)]

@@ -39,9 +39,9 @@ def fetch(
     mmdiff fetch digits-16k data/digits-16k
     mmdiff evaluate data/outside-16k --split test
     """
-    from mmdiff.audio.fetch import fetch_debian_speech
-    from mmdiff.audio.fetch_digits import fetch_spoken_digits
-    from mmdiff.audio.fetch_outside import fetch_outside_speech
+    from mmdiff.audio.datasets.fetch import fetch_debian_speech
+    from mmdiff.audio.datasets.fetch_digits import fetch_spoken_digits
+    from mmdiff.audio.datasets.fetch_outside import fetch_outside_speech
 
     builders: dict[str, Callable[[str, str | None], Path]] = {
         "speech-16k": fetch_debian_speech,

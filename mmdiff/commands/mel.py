@@ -41,7 +41,7 @@ def mel(
     mmdiff mel speech.wav -o speech.npy --preset hifigan-22k
     mmdiff mel recordings/ -o mels/ --preset vocos-24k-100 --format npy
     """
-    from mmdiff.audio.layouts import SUFFIXES
+    from mmdiff.audio.datasets.layouts import SUFFIXES
     from mmdiff.audio.mel import preset as find_preset
 
     suffixes = sorted((".safetensors", ".npy"), key=lambda suffix: suffix != f".{format}")

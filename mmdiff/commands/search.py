@@ -134,7 +134,7 @@ def _sound(
     sampler: str | None,
     seed: int,
 ) -> tuple[GridProblem, dict[str, Any]]:
-    from mmdiff.audio.layouts import pick_recordings
+    from mmdiff.audio.datasets.layouts import pick_recordings
     from mmdiff.audio.search import VocoderProblem, read_recordings
 
     if data is None:

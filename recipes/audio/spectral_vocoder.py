@@ -26,8 +26,9 @@ from typing import Any
 
 import torch
 
-from mmdiff.audio.data import AudioCrops, Clip, find_train_valid
-from mmdiff.audio.fetch import fetch_debian_speech
+from mmdiff.audio.datasets.crops import AudioCrops
+from mmdiff.audio.datasets.fetch import fetch_debian_speech
+from mmdiff.audio.datasets.layouts import Clip, find_train_valid
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.phase import PhaseNet
 from mmdiff.audio.spectral import MagnitudeNet, SpectralVocoder
@@ -89,7 +90,7 @@ def main(
         data: Folder or manifest of recordings (LJSpeech, VCTK, LibriTTS layouts, or any). Where it has no splits
             train and valid, one recording in fifty validates.
         run_dir: Gets checkpoints, logs and the finished model.
-        layout: How ``data`` is laid out; see mmdiff.audio.data.find_audio.
+        layout: How ``data`` is laid out; see mmdiff.audio.datasets.layouts.find_audio.
         leave_out: Speakers whose recordings are neither trained nor validated on.
         fetch: Build ``data`` from Debian's free speech packages first (54 MB, needs apt-get).
         init: Model to go on from, instead of the first training: a folder, a shipped name or a hub id. Its networks

@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 import torch
 
+from mmdiff.audio.datasets.fetch_digits import fetch_spoken_digits
+from mmdiff.audio.datasets.words import Variation, Words
 from mmdiff.audio.evaluate_digits import digit_validation, labelled_digits
-from mmdiff.audio.fetch_digits import fetch_spoken_digits
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel_sound import MelSoundModel, MelSoundTask
 from mmdiff.audio.networks.diffwave import DiffWave
@@ -26,7 +27,6 @@ from mmdiff.audio.networks.mel import LabelledMelNet
 from mmdiff.audio.sound_model import SoundModel
 from mmdiff.audio.tasks import WaveformTask
 from mmdiff.audio.vocoder_model import VocoderModel
-from mmdiff.audio.words import Variation, Words
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.diffusion.schedules import BetaTable, CosineVP, diffwave_betas
 from mmdiff.hub import load_model, save_model

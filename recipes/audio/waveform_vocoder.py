@@ -17,8 +17,9 @@ from typing import Literal
 
 import torch
 
-from mmdiff.audio.data import AudioCrops, find_train_valid
-from mmdiff.audio.fetch import fetch_debian_speech
+from mmdiff.audio.datasets.crops import AudioCrops
+from mmdiff.audio.datasets.fetch import fetch_debian_speech
+from mmdiff.audio.datasets.layouts import find_train_valid
 from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.networks.diffwave_presets import diffwave_base, diffwave_large, diffwave_small
 from mmdiff.audio.networks.wavegrad_presets import wavegrad_base, wavegrad_large, wavegrad_small
@@ -60,7 +61,7 @@ def main(
         data: Folder or manifest of recordings (LJSpeech, VCTK, LibriTTS layouts, or any). Where it has no splits
             train and valid, one recording in fifty validates.
         run_dir: Gets checkpoints, logs and the finished model.
-        layout: How ``data`` is laid out; see mmdiff.audio.data.find_audio.
+        layout: How ``data`` is laid out; see mmdiff.audio.datasets.layouts.find_audio.
         fetch: Build ``data`` from Debian's free speech packages first (54 MB, needs apt-get).
         resume: Go on from the newest checkpoint in ``run_dir``.
         mel: Name of the mel preset; WaveGrad's "base" and "large" need a hop of 300.

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmdiff.audio.fetch_digits import fetch_spoken_digits
-from mmdiff.audio.layouts import find_audio
+from mmdiff.audio.datasets.fetch_digits import fetch_spoken_digits
+from mmdiff.audio.datasets.layouts import find_audio
 from mmdiff.audio.word_judge_training import real_accuracy, train_word_judge
 from mmdiff.hub import save_model
 

@@ -7,7 +7,7 @@ import torch
 
 import mmdiff
 from mmdiff.audio import io
-from mmdiff.audio.layouts import pick_recordings
+from mmdiff.audio.datasets.layouts import pick_recordings
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.metrics import log_mel_l1
 from mmdiff.audio.networks.wavegrad import WaveGrad

@@ -8,9 +8,9 @@ from mmdiff.commands.fetch import fetch
 @pytest.mark.parametrize(
     ("name", "function"),
     [
-        ("speech-16k", "mmdiff.audio.fetch.fetch_debian_speech"),
-        ("outside-16k", "mmdiff.audio.fetch_outside.fetch_outside_speech"),
-        ("digits-16k", "mmdiff.audio.fetch_digits.fetch_spoken_digits"),
+        ("speech-16k", "mmdiff.audio.datasets.fetch.fetch_debian_speech"),
+        ("outside-16k", "mmdiff.audio.datasets.fetch_outside.fetch_outside_speech"),
+        ("digits-16k", "mmdiff.audio.datasets.fetch_digits.fetch_spoken_digits"),
     ],
 )
 def test_each_name_builds_its_own_folder_and_says_where(tmp_path, monkeypatch, capsys, name, function):

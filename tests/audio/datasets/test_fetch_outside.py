@@ -9,9 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmdiff.audio import debian, fetch_outside, io
-from mmdiff.audio.data import find_audio
-from mmdiff.audio.fetch_outside import FADE, GAP, SAMPLE_RATE, fetch_outside_speech, group, join, treble
+from mmdiff.audio import io
+from mmdiff.audio.datasets import debian, fetch_outside
+from mmdiff.audio.datasets.fetch_outside import (
+    FADE,
+    GAP,
+    SAMPLE_RATE,
+    fetch_outside_speech,
+    group,
+    join,
+    treble,
+)
+from mmdiff.audio.datasets.layouts import find_audio
 from mmdiff.errors import InputError
 
 RATE = 44_100

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmdiff.audio.datasets.layouts import Clip
 from mmdiff.audio.io import read
-from mmdiff.audio.layouts import Clip
 from mmdiff.errors import InputError
 from mmdiff.media.draws import item_rng
 
@@ -52,7 +52,7 @@ class Variation:
 
 
 def word_label(clip: Clip) -> str:
-    """Name what a clip of :func:`mmdiff.audio.fetch_digits.fetch_spoken_digits` says, in which language: seven-en."""
+    """Name what a clip of :mod:`mmdiff.audio.datasets.fetch_digits` says, in which language: seven-en."""
     return f"{clip.text}-{clip.speaker.partition('-')[0]}"
 
 

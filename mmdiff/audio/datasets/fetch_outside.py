@@ -11,9 +11,9 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from mmdiff.audio import debian
+from mmdiff.audio.datasets import debian
+from mmdiff.audio.datasets.layouts import SUFFIXES
 from mmdiff.audio.io import info, read, write
-from mmdiff.audio.layouts import SUFFIXES
 from mmdiff.audio.resampling import resample
 from mmdiff.errors import InputError
 
@@ -63,7 +63,7 @@ def fetch_outside_speech(folder: str | Path, debs: str | Path | None = None, pro
     The result holds ``{language}/utt{number}.flac`` (mono, 16 bit, -26 dBFS, four per language), ``test.txt``
     that lists them, ``ATTRIBUTION.md``, ``LICENSES/`` and ``SHA256SUMS``. Figures compare only between
     folders made of the same version of the package, which ``ATTRIBUTION.md`` names. As with
-    :func:`mmdiff.audio.fetch.fetch_debian_speech`, a finished folder is returned as it is, and an interrupted
+    :func:`mmdiff.audio.datasets.fetch.fetch_debian_speech`, a finished folder is returned as it is, and an interrupted
     run goes on from its ``.partial`` folder.
 
     Parameters

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from mmdiff.audio import debian
+from mmdiff.audio.datasets import debian
 from mmdiff.audio.io import info, read, write
 from mmdiff.errors import InputError
 

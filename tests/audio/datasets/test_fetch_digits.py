@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdiff.audio import debian, io
-from mmdiff.audio.data import find_audio
-from mmdiff.audio.fetch_digits import DIGITS, OTHER, VOICES, cut_out, fetch_spoken_digits
+from mmdiff.audio import io
+from mmdiff.audio.datasets import debian
+from mmdiff.audio.datasets.fetch_digits import DIGITS, OTHER, VOICES, cut_out, fetch_spoken_digits
+from mmdiff.audio.datasets.layouts import find_audio
 from mmdiff.audio.loudness import loudness
 from mmdiff.errors import InputError
 

@@ -12,7 +12,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from mmdiff.audio import debian
+from mmdiff.audio.datasets import debian
 from mmdiff.audio.io import read, write
 from mmdiff.audio.loudness import loudness
 from mmdiff.errors import InputError
@@ -87,8 +87,8 @@ def fetch_spoken_digits(folder: str | Path, debs: str | Path | None = None, prog
 
     The result holds ``{voice}/{word}.flac``, the tables (columns path, speaker and text, which is the digit's English
     name, or "other"), ``ATTRIBUTION.md``, ``LICENSES/`` and ``SHA256SUMS``. As with
-    :func:`mmdiff.audio.fetch.fetch_debian_speech`, a finished folder is returned as it is, and an interrupted run goes
-    on from its ``.partial`` folder.
+    :func:`mmdiff.audio.datasets.fetch.fetch_debian_speech`, a finished folder is returned as it is, and an interrupted
+    run goes on from its ``.partial`` folder.
 
     Parameters
     ----------

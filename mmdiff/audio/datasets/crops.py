@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdiff.audio.cache import DecodedClips
-from mmdiff.audio.layouts import Clip, find_audio, find_train_valid
+from mmdiff.audio.datasets.cache import DecodedClips
+from mmdiff.audio.datasets.layouts import Clip
 from mmdiff.audio.resampling import check_rate
 from mmdiff.errors import InputError
 from mmdiff.media.draws import draw_by_length, item_rng
-
-__all__ = ["AudioCrops", "Clip", "Crop", "find_audio", "find_train_valid"]
 
 
 class Crop(TypedDict):

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mmdiff.audio import cache, io
-from mmdiff.audio.data import AudioCrops, Clip, find_audio, find_train_valid
+from mmdiff.audio import io
+from mmdiff.audio.datasets import cache
+from mmdiff.audio.datasets.crops import AudioCrops
+from mmdiff.audio.datasets.layouts import Clip, find_audio, find_train_valid
 from mmdiff.audio.loudness import loudness
 from mmdiff.errors import InputError
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mmdiff.audio import io
-from mmdiff.audio.layouts import find_audio
+from mmdiff.audio.datasets.layouts import find_audio
+from mmdiff.audio.datasets.words import Variation, Words, word_label
 from mmdiff.audio.word_judge import NONE, SPEC, WordJudge, digit_accuracy, none_share
 from mmdiff.audio.word_judge_training import (
     WordTask,
@@ -18,7 +19,6 @@ from mmdiff.audio.word_judge_training import (
     standardise_features,
     stretched,
 )
-from mmdiff.audio.words import Variation, Words, word_label
 from mmdiff.errors import InputError
 from mmdiff.hub import load_model, save_model
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmdiff.audio import debian as tools
-from mmdiff.audio import fetch, io
-from mmdiff.audio.data import find_audio
+from mmdiff.audio import io
+from mmdiff.audio.datasets import debian as tools
+from mmdiff.audio.datasets import fetch
+from mmdiff.audio.datasets.layouts import find_audio
 from mmdiff.errors import InputError
 
 RATE = 16_000

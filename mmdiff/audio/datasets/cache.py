@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmdiff.audio.datasets.layouts import Clip
 from mmdiff.audio.io import read
-from mmdiff.audio.layouts import Clip
 from mmdiff.audio.loudness import loudness
 from mmdiff.errors import InputError
 from mmdiff.files import atomic_file
