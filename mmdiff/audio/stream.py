@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.mel_check import check
+from mmdiff.audio.mel.check import check
 from mmdiff.audio.sampling import item_seeds
 from mmdiff.audio.vocoder_model import BlockMaker, VocoderModel
 from mmdiff.errors import InputError

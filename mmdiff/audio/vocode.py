@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mmdiff.audio import io
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.mel_check import check, describe
-from mmdiff.audio.mel_files import MEL_SUFFIXES, read_mel
-from mmdiff.audio.mel_stream import stream_mel
+from mmdiff.audio.mel.check import check, describe
+from mmdiff.audio.mel.files import MEL_SUFFIXES, read_mel
+from mmdiff.audio.mel.stream import stream_mel
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.errors import InputError
 from mmdiff.media.grid_tables import GridSource

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio.mel import MelSpec, preset
-from mmdiff.audio.mel_check import Checked, check
+from mmdiff.audio.mel.check import Checked, check
 from mmdiff.audio.resampling import resample
 from mmdiff.audio.sampling import Sampling, decide_sampling, item_seeds
 from mmdiff.audio.stream import BLOCK, LOOKAHEAD, VocoderStream, whole_length

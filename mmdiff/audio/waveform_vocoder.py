@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mmdiff.audio.energy_prior import EnergyPrior
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.mel_check import describe
-from mmdiff.audio.mel_convert import convert
+from mmdiff.audio.mel.check import describe
+from mmdiff.audio.mel.convert import convert
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.audio.sampling import item_generators
 from mmdiff.audio.vocoder_model import VocoderModel
@@ -150,7 +150,7 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         if spec != self.mel:
             raise InputError(
                 f"mel_spec must be {describe(self.mel)}, the model's own definition, in a stream: frames of another "
-                "cannot be converted before those after them have come; convert the whole with mel_convert.convert"
+                "cannot be converted before those after them have come; convert the whole with mel.convert.convert"
             )
         return WaveformBlocks(self, **options)
 

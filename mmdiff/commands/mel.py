@@ -49,7 +49,7 @@ def mel(
     spec = find_preset(preset)
 
     def one(job: Job) -> bool:
-        from mmdiff.audio.mel_files import write_mel
+        from mmdiff.audio.mel.files import write_mel
         from mmdiff.audio.vocode import analyse
 
         try:

@@ -88,7 +88,7 @@ def vocode(
     if (steps is not None and steps < 1) or temperature < 0:
         raise InputError(f"steps={steps} must be at least 1, temperature={temperature} at least 0")
     from mmdiff.audio.datasets.layouts import SUFFIXES
-    from mmdiff.audio.mel_files import MEL_SUFFIXES
+    from mmdiff.audio.mel.files import MEL_SUFFIXES
 
     jobs = plan(inputs, out, accepts=SUFFIXES | MEL_SUFFIXES, writes=SOUND, tag="vocoded")
     settings = _settings(steps, sampler, seed, temperature, mel_preset)

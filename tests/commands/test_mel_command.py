@@ -5,7 +5,7 @@ import torch
 
 from mmdiff.audio import io
 from mmdiff.audio.mel import preset
-from mmdiff.audio.mel_files import read_mel
+from mmdiff.audio.mel.files import read_mel
 
 
 def test_file_holds_the_spectrogram_and_states_its_definition(mmdiff_command, speech):

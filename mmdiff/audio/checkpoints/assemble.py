@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.mel_check import describe
+from mmdiff.audio.mel.check import describe
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.audio.sound_model import SoundModel
 from mmdiff.audio.waveform import WaveformDiffusion

@@ -24,7 +24,7 @@ from mmdiff.audio.checkpoints.reading import (
 )
 from mmdiff.audio.checkpoints.writing import check_exportable, trainer_content
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.mel_check import describe
+from mmdiff.audio.mel.check import describe
 from mmdiff.audio.networks.diffwave import DiffWave
 from mmdiff.audio.sound_model import SoundModel
 from mmdiff.audio.waveform import WaveformDiffusion

@@ -26,7 +26,7 @@ from mmdiff.audio.checkpoints.reading import (
 from mmdiff.audio.checkpoints.wavegrad import SIX_STEPS, read_network
 from mmdiff.audio.checkpoints.writing import check_exportable, trainer_content
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.mel_check import describe
+from mmdiff.audio.mel.check import describe
 from mmdiff.audio.networks.wavegrad_presets import wavegrad_lmnt
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.schedules import BetaTable

@@ -13,8 +13,8 @@ from torch import Tensor
 from vocos.feature_extractors import MelSpectrogramFeatures
 
 from mmdiff.audio.mel import PRESETS, MelSpec, preset, preset_name, with_log
-from mmdiff.audio.mel_check import check
-from mmdiff.audio.mel_identify import identify
+from mmdiff.audio.mel.check import check
+from mmdiff.audio.mel.identify import identify
 from mmdiff.audio.resampling import resample
 from mmdiff.errors import InputError
 from mmdiff.registry import from_config, to_config

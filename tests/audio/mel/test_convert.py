@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio.mel import PRESETS, MelSpec, band_centres, with_log
-from mmdiff.audio.mel_convert import convert, rebase
+from mmdiff.audio.mel.convert import convert, rebase
 from mmdiff.audio.resampling import resample
 from mmdiff.errors import InputError
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio.mel import PRESETS, MelSpec, preset_name
-from mmdiff.audio.mel_identify import SCALES, Guess, Hypothesis, Summary, identify, weigh
+from mmdiff.audio.mel.hypotheses import Hypothesis
+from mmdiff.audio.mel.identify import Guess, identify, weigh
+from mmdiff.audio.mel.summary import Summary
 from mmdiff.errors import InputError
-
-__all__ = ["SCALES", "Checked", "Guess", "check", "identify"]
 
 UNDERSHOOT, OVERSHOOT = 2.5, 1.5  # nepers outside the possible range that predicted spectrograms may stray
 DECISIVE, SUSPICIOUS = 7.0, 3.0  # nats by which a rival must win for possible values to be refused, noted
@@ -234,13 +234,13 @@ def _remedy(guess: Guess) -> str:
     """Say what the numbers look like and how to tell mmdiff."""
     looks = f"they look like {guess} ({'; '.join(guess.reasons)}): "
     if guess.name not in PRESETS and ":" not in guess.name and guess.name.startswith("this definition"):
-        return looks + "give mel_spec=with_log(spec, ...) in Python, or convert them with mel_convert.rebase"
+        return looks + "give mel_spec=with_log(spec, ...) in Python, or convert them with mel.convert.rebase"
     if guess.scale in ("linear", "standardised", "db_below_peak"):
         needed = {"linear": "", "standardised": ", mean=..., std=...", "db_below_peak": ", peak=..."}[
             guess.scale
         ]
         return (
-            looks + f"undo that with mel_convert.rebase(mel, {guess.scale!r}, preset({guess.name!r}){needed})"
+            looks + f"undo that with mel.convert.rebase(mel, {guess.scale!r}, preset({guess.name!r}){needed})"
         )
     base = guess.name.partition(":")[0]
     name = guess.name if guess.scale == "preset" else f"{base}:{guess.scale}"

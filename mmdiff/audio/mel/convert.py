@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio.mel import LN_10, MelSpec, band_centres, with_log
-from mmdiff.audio.mel_check import check, describe
-from mmdiff.audio.mel_identify import HEADROOM, SCALES
+from mmdiff.audio.mel.check import check, describe
+from mmdiff.audio.mel.hypotheses import HEADROOM, SCALES
 from mmdiff.audio.prior import Bands
 from mmdiff.errors import InputError
 
@@ -47,7 +47,7 @@ def convert(mel: Tensor, source: MelSpec, target: MelSpec) -> Converted:
     Parameters
     ----------
     mel : Tensor, shape (B, source.n_mels, frames)
-        Or anything :func:`~mmdiff.audio.mel_check.check` can mend.
+        Or anything :func:`mmdiff.audio.mel.check.check` can mend.
     source, target : MelSpec
 
     Returns

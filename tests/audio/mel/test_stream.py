@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmdiff.audio.mel import PRESETS, MelSpec
-from mmdiff.audio.mel_stream import stream_mel
+from mmdiff.audio.mel.stream import stream_mel
 
 EXTREME = MelSpec(n_fft=512, win_length=400, hop_length=500)  # hops nearly as long as the window
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmdiff.audio.mel import MelSpec, preset
-from mmdiff.audio.mel_files import read_mel, write_mel
+from mmdiff.audio.mel.files import read_mel, write_mel
 from mmdiff.errors import InputError
 
 MEL = torch.arange(12.0).reshape(3, 4)
