@@ -10,5 +10,7 @@ from mmdiff.nn.latents import LatentMapping as LatentMapping
 from mmdiff.nn.latents import LatentNetwork as LatentNetwork
 from mmdiff.nn.resample import condense as condense
 from mmdiff.nn.resample import decimate as decimate
+from mmdiff.nn.resample import fold as fold
 from mmdiff.nn.resample import repeat as repeat
 from mmdiff.nn.resample import stretch as stretch
+from mmdiff.nn.resample import unfold as unfold

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 _CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
@@ -12,7 +14,13 @@ _CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = 
 
 
 def conv(
-    dims: int, inputs: int, outputs: int, kernel: int, *, dilation: int = 1, stride: int = 1
+    dims: int,
+    inputs: int,
+    outputs: int,
+    kernel: int | Sequence[int],
+    *,
+    dilation: int = 1,
+    stride: int = 1,
 ) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
     """Build a zero-padded convolution whose output is as large as its input, over the stride.
 
@@ -22,7 +30,7 @@ def conv(
         Number of spatial dimensions.
     inputs, outputs : int > 0
         Channels.
-    kernel : int > 0, odd
+    kernel : int > 0, odd, or dims of them
         Taps along each dimension.
     dilation : int > 0
         Distance between taps.
@@ -40,6 +48,8 @@ def conv(
     Conv1d(4, 8, kernel_size=(3,), stride=(1,), padding=(2,), dilation=(2,))
     """
     assert dims in _CONVOLUTIONS, f"dims={dims} must be 1, 2 or 3"
-    assert kernel % 2 == 1, f"kernel={kernel} must be odd: an even one cannot be centred"
-    padding = dilation * (kernel - 1) // 2
-    return _CONVOLUTIONS[dims](inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation)
+    taps = (kernel,) * dims if isinstance(kernel, int) else tuple(kernel)
+    assert len(taps) == dims, f"kernel={kernel} must have an entry for each of dims={dims}"
+    assert all(n % 2 == 1 for n in taps), f"kernel={kernel} must be odd: an even one cannot be centred"
+    padding = tuple(dilation * (n - 1) // 2 for n in taps)
+    return _CONVOLUTIONS[dims](inputs, outputs, taps, stride=stride, padding=padding, dilation=dilation)

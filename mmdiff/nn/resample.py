@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -82,6 +85,56 @@ def condense(x: Tensor, factor: int) -> Tensor:
     """
     assert all(n % factor == 0 for n in x.shape[2:]), f"{tuple(x.shape)} must be multiples of {factor}"
     return _linear(x, [n // factor for n in x.shape[2:]])
+
+
+def fold(x: Tensor, factors: Sequence[int]) -> Tensor:
+    """Put each cell of neighbours into the channels of one place: nothing is lost.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, C, *space)
+        Whose sizes are multiples of the factors.
+    factors : sequence of int > 0
+        Neighbours along each dimension that become one place.
+
+    Returns
+    -------
+    Tensor, shape (B, C · prod(factors), *(space / factors))
+        Channels-last in memory where x is; a channel's neighbours lie side by side, the last dimension's closest.
+
+    Examples
+    --------
+    >>> import torch
+    >>> fold(torch.arange(6.0).view(1, 1, 6), (2,))
+    tensor([[[0., 2., 4.],
+             [1., 3., 5.]]])
+    """
+    dims, (batch, channels) = len(factors), x.shape[:2]
+    cells = [size // factor for size, factor in zip(x.shape[2:], factors, strict=True)]
+    split = [n for pair in zip(cells, factors, strict=True) for n in pair]
+    places, within = [2 + 2 * d for d in range(dims)], [3 + 2 * d for d in range(dims)]
+    parted = x.reshape(batch, channels, *split).permute(0, *places, 1, *within)
+    return parted.reshape(batch, *cells, channels * math.prod(factors)).movedim(-1, 1)
+
+
+def unfold(x: Tensor, factors: Sequence[int]) -> Tensor:
+    """Take the cells that :func:`fold` made apart again.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, C · prod(factors), *space)
+    factors : sequence of int > 0
+
+    Returns
+    -------
+    Tensor, shape (B, C, *(space · factors))
+    """
+    dims, space = len(factors), x.shape[2:]
+    channels = x.shape[1] // math.prod(factors)
+    parted = x.movedim(1, -1).reshape(len(x), *space, channels, *factors)
+    order = [axis for d in range(dims) for axis in (1 + d, 2 + dims + d)]
+    sizes = [size * factor for size, factor in zip(space, factors, strict=True)]
+    return parted.permute(0, *order, 1 + dims).reshape(len(x), *sizes, channels).movedim(-1, 1)
 
 
 def _linear(x: Tensor, size: list[int]) -> Tensor:
