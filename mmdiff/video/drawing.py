@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmdiff.diffusion.adversarial import with_latents
 from mmdiff.diffusion.guidance import ClassifierFree
 from mmdiff.diffusion.measurement import Measurement
 from mmdiff.diffusion.reconstruction import ReconstructionGuidance, Replacement
@@ -76,14 +77,15 @@ class Drawing:
         model, request, sampling = self.model, self.request, self.request.sampling
         denoiser, told, measurement = self.denoiser(begin, end, known)
         assert isinstance(sampling.grid, Tensor), "resolved"
+        generators = [torch.Generator(self.device).manual_seed(seed) for seed in self.seeds(begin)]
         state = sample(
-            denoiser,
+            with_latents(denoiser, model.latents, generators),
             (len(request), model.channels, end - begin, *request.edit.size),
             schedule=model.denoiser.schedule,
             sampler=str(sampling.sampler),
             grid=sampling.grid,
             temperature=sampling.temperature,
-            seeds=self.seeds(begin),
+            generator=generators,
             device=self.device,
             callback=self.tick,
             **told,  # type: ignore[arg-type]

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.schedules import Schedule
+from mmdiff.nn.latents import LatentMapping
 from mmdiff.registry import register
 from mmdiff.video.captions import CaptionEncoder
-from mmdiff.video.conditioning import ConditionedNetwork
+from mmdiff.video.conditioning import ConditionedNetwork, LatentCondition
 from mmdiff.video.text import text_features
 
 
@@ -82,8 +83,17 @@ class ClipModel(nn.Module):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Names of the conditions it can be given."""
-        return tuple(self.network.conditioners) if isinstance(self.network, ConditionedNetwork) else ()
+        """Names of the conditions it can be given; a generator's z, which is drawn, is none."""
+        if not isinstance(self.network, ConditionedNetwork):
+            return ()
+        own = self.network.conditioners.items()
+        return tuple(name for name, each in own if not isinstance(each, LatentCondition))
+
+    @property
+    def latents(self) -> int:
+        """Size of the random vector z that its network is told at each step; 0 for denoisers."""
+        found = [m.latents for m in self.network.modules() if isinstance(m, LatentMapping)]
+        return found[0] if found else 0
 
     @property
     def captions(self) -> CaptionEncoder | None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmdiff.diffusion.adversarial import check_trained
 from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.errors import InputError
 from mmdiff.media.grid_tables import GridSource, find_grid, find_table
@@ -79,7 +80,7 @@ class Sampling:
         Raises
         ------
         InputError
-            A name is unknown or a number out of range.
+            A name is unknown, a number out of range, or the model is a generator that was not trained for such a run.
         """
         table = None if self.grid is None else find_table(self.grid)
         given: dict[str, Any] = {
@@ -97,6 +98,8 @@ class Sampling:
             times = model.times(found.steps or model.steps)
         else:
             times = find_grid(table or self.grid, schedule, self.steps, model.steps)
+        if model.latents:
+            check_trained(schedule, times, str(found.sampler))
         return dataclasses.replace(found, grid=times, steps=len(times) - 1)
 
     def _check(self, model: ClipModel) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmdiff.diffusion.adversarial import with_latents
 from mmdiff.diffusion.guidance import ClassifierFree
 from mmdiff.diffusion.objectives import Objective
 from mmdiff.diffusion.samplers import sample
@@ -61,17 +62,17 @@ def clip_validation(
     Returns
     -------
     callable
-        ``validate(task, step) -> Validation`` with ``loss``, the mean of ``loss_at_L`` over the levels L, and
-        an image ``clips``. Where frames are given, ``psnr`` of the others and, for comparison, ``psnr_copy``,
-        that of copying the nearest given frame; where a small clip is given, ``psnr`` and ``psnr_linear``,
-        that of linear interpolation.
+        ``validate(task, step) -> Validation`` with ``loss``, the mean of ``loss_at_L`` over the levels L (a generator
+        of a denoising diffusion GAN has none), and an image ``clips``. Where frames are given, ``psnr`` of the others
+        and, for comparison, ``psnr_copy``, that of copying the nearest given frame; where a small clip is given,
+        ``psnr`` and ``psnr_linear``, that of linear interpolation.
     """
 
     def validate(task: nn.Module, step: int) -> Validation:
         model = task.model
         assert isinstance(model, ClipModel)
         text: TextFunction | None = getattr(task, "text", None)
-        metrics = noise_losses(model, clips, count, batch, noise, seed, text)
+        metrics = {} if model.latents else noise_losses(model, clips, count, batch, noise, seed, text)
         if not show:
             return Validation(metrics)
         shown = _batch(clips, range(show), model)
@@ -131,13 +132,14 @@ def generate(
         nulls = model.network.nulls(cond, guided)
         denoiser = ClassifierFree(denoiser, model.guidance, nulls, interval=model.guidance_interval)
     video = batch["video"]
+    generators = [torch.Generator(video.device).manual_seed(seed) for seed in list(seeds)[: len(video)]]
     state = sample(
-        denoiser,
+        with_latents(denoiser, model.latents, generators),
         tuple(video.shape),
         schedule=model.denoiser.schedule,
         sampler=model.sampler,
         grid=model.times(steps or model.steps),
-        seeds=list(seeds)[: len(video)],
+        generator=generators,
         device=video.device,
         **cond,
     )
