@@ -39,6 +39,8 @@ class StepCritic(nn.Module):
         Channels of what else the critic is shown beside each position, such as a spectrogram at the data's rate.
     embedding : int > 0
         Channels of the vector that carries the time.
+    vector : int >= 0
+        Size of what else it is told of each item, such as a caption's features; 0 for nothing.
 
     Raises
     ------
@@ -59,6 +61,7 @@ class StepCritic(nn.Module):
         factors: Sequence[int | Sequence[int]] | None = None,
         planes: int = 0,
         embedding: int = 128,
+        vector: int = 0,
     ) -> None:
         super().__init__()
         factors = (2,) * (len(widths) - 1) if factors is None else factors
@@ -71,6 +74,7 @@ class StepCritic(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(_CODE, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
+        self.tell = nn.Linear(vector, embedding) if vector else None
         self.read = conv(dims, 2 * channels + planes, widths[0], 3)
         self.blocks = nn.ModuleList(
             CriticBlock(dims, narrow, wide, factor, embedding)
@@ -78,7 +82,14 @@ class StepCritic(nn.Module):
         )
         self.score = nn.Linear(widths[-1], 1)
 
-    def forward(self, x_s: Tensor, x_t: Tensor, t: Tensor, planes: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_s: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        planes: Tensor | None = None,
+        vector: Tensor | None = None,
+    ) -> Tensor:
         """Score a step.
 
         Parameters
@@ -88,6 +99,7 @@ class StepCritic(nn.Module):
         t : Tensor, shape (B,), in [0, 1]
             Time of x_t.
         planes : Tensor, shape (B, planes, *space), optional
+        vector : Tensor, shape (B, vector), optional
 
         Returns
         -------
@@ -95,11 +107,14 @@ class StepCritic(nn.Module):
             High for data's.
         """
         assert (planes is not None) == (self.planes > 0), f"planes={self.planes}"
+        assert (vector is not None) == (self.tell is not None), "vector"
         shown = (x_s, x_t) if planes is None else (x_s, x_t, planes.to(x_s))
-        vector = self.time(sinusoidal(t, _CODE, scale=50.0, max_period=100.0).to(self.score.weight.dtype))
+        known = self.time(sinusoidal(t, _CODE, scale=50.0, max_period=100.0).to(self.score.weight.dtype))
+        if self.tell is not None:
+            known = known + self.tell(vector)
         h = self.read(torch.cat(shown, 1))
         for block in self.blocks:
-            h = block(h, vector)
+            h = block(h, known)
         return self.score(functional.leaky_relu(h, _SLOPE).flatten(2).mean(2))[:, 0]
 
 

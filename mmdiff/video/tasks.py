@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmdiff.diffusion.conditions import drop_condition
 from mmdiff.diffusion.objectives import Objective
 from mmdiff.diffusion.schedules import Levels
-from mmdiff.diffusion.times import LogNormal, Stratified
+from mmdiff.diffusion.times import LogNormal, Stratified, Times
 from mmdiff.errors import InputError
 from mmdiff.video.conditioning import PIXEL_CONDITIONS, ConditionedNetwork
 from mmdiff.video.model import ClipModel
@@ -68,6 +68,26 @@ def left_out(names: Iterable[str]) -> list[list[str]]:
     return [said] * bool(said) + [[name] for name in alone]
 
 
+def without_some(
+    model: ClipModel, cond: dict[str, Tensor], share: float, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Conditions of a batch, of which a share of the items is left without what :func:`left_out` says.
+
+    Parameters
+    ----------
+    model : ClipModel
+    cond : dict of str to Tensor
+        Of :func:`batch_conditions`.
+    share : float in [0, 1]
+    generator : torch.Generator
+    """
+    named = {name: value for name, value in cond.items() if name != "positions"}
+    if not named or not isinstance(model.network, ConditionedNetwork):
+        return cond
+    nulls = model.network.nulls(named)
+    return {**cond, **drop_condition(named, nulls, share, groups=left_out(nulls), generator=generator)}
+
+
 class ClipTask(nn.Module):
     """Train a :class:`ClipModel` on clips with their conditions, and on single images at once.
 
@@ -89,6 +109,8 @@ class ClipTask(nn.Module):
         within [1/50, 1]. The exponent by which the error itself grows gives every noise level an equal share of the
         loss, and the strokes of a figure, that show at middling noise, more than the v loss gives them. Default: the
         v loss.
+    times : Times, optional
+        At which the model is trained, instead of those that ``noise`` says.
     """
 
     def __init__(
@@ -99,15 +121,16 @@ class ClipTask(nn.Module):
         still_weight: float = 1.0,
         text: TextFunction | None = None,
         balance: float | None = None,
+        times: Times | None = None,
     ) -> None:
         super().__init__()
-        self.text, self.balance = text, balance
+        self.text, self.balance, self.times = text, balance, times
         self.model, self.noise, self.drop, self.still_weight = model, noise, drop, still_weight
 
     def objective(self, frames: int) -> Objective:
         """The loss for clips of so many frames; 1 is for images."""
         mean, std = self.noise
-        times = Stratified(LogNormal(mean + math.log(frames) / 2, std))
+        times = self.times or Stratified(LogNormal(mean + math.log(frames) / 2, std))
         schedule, balance = self.model.denoiser.schedule, self.balance
         if balance is None:
             return Objective(schedule, target="v", times=times)
@@ -139,12 +162,7 @@ class ClipTask(nn.Module):
         return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
 
     def _loss(self, video: Tensor, cond: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        network = self.model.network
-        named = {name: value for name, value in cond.items() if name != "positions"}
-        if named and isinstance(network, ConditionedNetwork):
-            nulls = network.nulls(named)
-            named = drop_condition(named, nulls, self.drop, groups=left_out(nulls), generator=generator)
-            cond = {**cond, **named}
+        cond = without_some(self.model, cond, self.drop, generator)
         x0 = self.model.to_model(video)
         objective = self.objective(video.shape[2])
         return objective(self.model.denoiser, x0, generator=generator, **cond).mean()

@@ -1,0 +1,80 @@
+"""Train a model of clips as a denoising diffusion GAN: its generator, and a critic that reads captions too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdiff.diffusion.grids import make_grid
+from mmdiff.errors import InputError
+from mmdiff.nn.critic import StepCritic
+from mmdiff.training.denoising_gan import DenoisingGAN
+from mmdiff.video.captions import CaptionEncoder
+from mmdiff.video.model import ClipModel
+from mmdiff.video.tasks import batch_conditions, without_some
+
+
+class CaptionCritic(nn.Module):
+    """Judge reverse steps of clips, and whether they fit their captions, with a caption encoder of its own.
+
+    Parameters
+    ----------
+    critic : StepCritic
+        Of ``dims=3``, told a vector.
+    captions : CaptionEncoder
+        As wide as that vector, of the model's vocabulary.
+    """
+
+    def __init__(self, critic: StepCritic, captions: CaptionEncoder) -> None:
+        super().__init__()
+        self.critic, self.captions = critic, captions
+
+    def forward(self, x_s: Tensor, x_t: Tensor, t: Tensor, *, caption: Tensor) -> Tensor:
+        """Score steps (B, C, F, H, W) of clips with captions' ids (B, length): shape (B,)."""
+        vector = self.captions(caption, x_s).vector[:, 0]
+        score: Tensor = self.critic(x_s, x_t, t, vector=vector)
+        return score
+
+
+class ClipGAN(DenoisingGAN):
+    """Train a :class:`ClipModel` with a :class:`mmdiff.video.conditioning.LatentCondition` at the steps of its table.
+
+    Parameters
+    ----------
+    model : ClipModel
+    critic : nn.Module
+        ``critic(x_s, x_t, t, caption=ids) -> score`` for a model with a text encoder of its own, as
+        :class:`CaptionCritic`; without ``caption`` for others.
+    penalty, every
+        As for :class:`mmdiff.training.denoising_gan.DenoisingGAN`.
+    drop : float in [0, 1]
+        Share of clips that both players are told nothing of, so that clips can be made without a caption too.
+
+    Raises
+    ------
+    InputError
+        The model takes no random vector, or what it clamps would get no gradient.
+    """
+
+    def __init__(
+        self, model: ClipModel, critic: nn.Module, penalty: float = 0.05, every: int = 16, drop: float = 0.1
+    ) -> None:
+        denoiser = model.denoiser
+        if model.latents == 0 or denoiser.clamp is not None:
+            raise InputError(
+                f"latents={model.latents} of the model must be positive, by a LatentCondition, and clamp=False"
+            )
+        grid = make_grid("uniform", denoiser.schedule, model.steps)
+        super().__init__(
+            denoiser, critic, denoiser.schedule, grid, latents=model.latents, penalty=penalty, every=every
+        )
+        self.model, self.drop = model, drop
+
+    def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of a batch of :func:`mmdiff.video.data.collate_clips`; see :class:`DenoisingGAN`."""
+        cond = without_some(self.model, batch_conditions(self.model, batch), self.drop, generator)
+        captions = self.model.captions
+        shown = {} if captions is None else {"caption": cond[captions.name]}
+        return self.play(self.model.to_model(batch["video"]), generator, cond, shown)[0]
