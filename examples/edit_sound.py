@@ -13,10 +13,11 @@ import matplotlib.pyplot as plt
 import torch
 
 import mmdiff
-from mmdiff.audio import edits, io
-from mmdiff.audio.edit_baselines import linear_prediction, sparsity
-from mmdiff.audio.evaluate_edits import edit_measures
-from mmdiff.audio.vocoder_edits import fill_gaps
+from mmdiff.audio import io
+from mmdiff.audio.editing import edits
+from mmdiff.audio.editing.baselines import linear_prediction, sparsity
+from mmdiff.audio.editing.vocoder import fill_gaps
+from mmdiff.audio.evaluation.edits import edit_measures
 
 RATE = 16_000
 

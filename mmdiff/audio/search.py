@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmdiff.audio import io
 from mmdiff.audio.checkpoints.wavegrad import SIX_STEPS
+from mmdiff.audio.evaluation.validation import copy_synthesis
 from mmdiff.audio.metrics import METRICS, evaluate
-from mmdiff.audio.validation import copy_synthesis
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.diffusion.grids import noise_table_grid
 from mmdiff.diffusion.routes import local_errors

@@ -11,7 +11,7 @@ import torchaudio
 from torch import Tensor, nn
 
 import mmdiff
-from mmdiff.audio.baselines import griffin_lim_of_mel
+from mmdiff.audio.evaluation.baselines import griffin_lim_of_mel
 from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.networks.diffwave_presets import diffwave_base
 from mmdiff.audio.networks.wavegrad_presets import wavegrad_lmnt

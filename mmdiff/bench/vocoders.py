@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmdiff.audio import io
 from mmdiff.audio.checkpoints.wavegrad import SIX_STEPS
-from mmdiff.audio.evaluate import sound_measures
+from mmdiff.audio.evaluation.vocoders import sound_measures
 from mmdiff.audio.mel import preset
 from mmdiff.audio.metrics import evaluate
 from mmdiff.bench.race import Contender, Run, measured, race, race_measures, speed

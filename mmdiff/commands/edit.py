@@ -14,7 +14,7 @@ from mmdiff.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmdiff.audio.edits import SoundEdit
+    from mmdiff.audio.editing.edits import SoundEdit
 
 _WRITES = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -105,7 +105,8 @@ def edit(
     own = Path(recording).suffix.lower()
     writes = (own, *_WRITES) if own in _WRITES else _WRITES
     (job,) = plan([recording], out, accepts=_WRITES, writes=writes, tag="edited")
-    from mmdiff.audio import edits, io
+    from mmdiff.audio import io
+    from mmdiff.audio.editing import edits
 
     wave, rate = io.read(job.source, mono=False)
     if gaps:
@@ -141,10 +142,10 @@ def _by_model(
     dtype: str,
     options: dict[str, Any],
 ) -> Tensor:
-    from mmdiff.audio.editing import edit_sound
+    from mmdiff.audio.editing.sound import edit_sound
+    from mmdiff.audio.editing.vocoder import STEPS, fill_gaps
     from mmdiff.audio.generator import SoundGenerator
     from mmdiff.audio.vocoder import Vocoder
-    from mmdiff.audio.vocoder_edits import STEPS, fill_gaps
 
     pipeline = mmdiff.load(model, device, dtype)
     if isinstance(pipeline, Vocoder):
@@ -157,7 +158,7 @@ def _by_model(
 
 
 def _plainly(known: SoundEdit) -> Tensor:
-    from mmdiff.audio.edit_baselines import without_model
+    from mmdiff.audio.editing.baselines import without_model
 
     return without_model(known)
 

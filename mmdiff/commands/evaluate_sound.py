@@ -58,7 +58,7 @@ def _recordings(voc: Vocoder, options: SoundOptions, reference: str) -> int:
         )
     measures = _checked(options.measures)
     from mmdiff.audio.datasets.layouts import pick_recordings
-    from mmdiff.audio.evaluate import evaluate_vocoder, vocoder_measures
+    from mmdiff.audio.evaluation.vocoders import evaluate_vocoder, vocoder_measures
     from mmdiff.audio.mel import PRESETS, preset
 
     recordings = pick_recordings(reference, options.split, options.limit)
@@ -112,7 +112,7 @@ def evaluate_sound_edits(pipeline: SoundGenerator | Vocoder, asked: Mapping[str,
             f"steps={list(options.steps)} must be one number here, limit={options.limit} positive"
         )
     from mmdiff.audio import io
-    from mmdiff.audio.evaluate_edits import edit_table, evaluate_edits
+    from mmdiff.audio.evaluation.edits import edit_table, evaluate_edits
     from mmdiff.audio.vocoder import Vocoder
 
     words = not isinstance(pipeline, Vocoder) and bool(pipeline.labels)
@@ -153,7 +153,7 @@ def _picked(
 
 
 def _checked(measures: Sequence[str]) -> Sequence[str]:
-    from mmdiff.audio.evaluate import MEASURES
+    from mmdiff.audio.evaluation.vocoders import MEASURES
     from mmdiff.audio.metrics import METRICS
 
     if unknown := [name for name in measures if name not in METRICS]:
@@ -189,7 +189,7 @@ def evaluate_sound_files(asked: Mapping[str, Any]) -> int:
     """Measure sound files against those of the same names, and print what was found; returns the exit status."""
     options = take_options(SoundFileOptions, asked, "models, and these are sound files")
     measures = _checked(options.measures)
-    from mmdiff.audio.evaluate import evaluate_files, sound_measures
+    from mmdiff.audio.evaluation.vocoders import evaluate_files, sound_measures
 
     scores = evaluate_files(_pairs(Path(options.reference), Path(options.estimate)), measures)
     report(ScoreTable(scores, sound_measures(measures), "file", kind="file"), options.out, options.json)

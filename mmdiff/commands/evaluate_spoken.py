@@ -13,8 +13,8 @@ from mmdiff.errors import InputError
 from mmdiff.media.tables import ScoreTable
 
 if TYPE_CHECKING:
+    from mmdiff.audio.evaluation.word_judge import WordJudge
     from mmdiff.audio.generator import SoundGenerator
-    from mmdiff.audio.word_judge import WordJudge
 
 _NUM = 4  # sounds of each label unless told
 _SHIPPED = "word-judge"
@@ -47,7 +47,7 @@ def evaluate_sounds(gen: SoundGenerator, asked: Mapping[str, Any]) -> int:
 def _spoken(gen: SoundGenerator, options: SpokenOptions) -> int:
     if min([*options.steps, 1 if options.num is None else options.num]) < 1:
         raise InputError(f"steps={options.steps} and num={options.num} must be positive")
-    from mmdiff.audio.evaluate_digits import MEASURES, Recordings, evaluate_digits, made_by
+    from mmdiff.audio.evaluation.digits import MEASURES, Recordings, evaluate_digits, made_by
 
     judge = _judge(options.features or _SHIPPED, gen)
     recordings = None if options.reference is None else Recordings(options.reference)
@@ -74,7 +74,7 @@ def _spoken(gen: SoundGenerator, options: SpokenOptions) -> int:
 
 
 def _judge(name: str, gen: SoundGenerator) -> WordJudge:
-    from mmdiff.audio.word_judge import WordJudge
+    from mmdiff.audio.evaluation.word_judge import WordJudge
     from mmdiff.hub import load_model
 
     judge = load_model(name, gen.device)

@@ -26,7 +26,7 @@ class _Kind(NamedTuple):
     """Place of the function that measures bits per dimension of files, see :func:`likelihood_of`."""
 
 
-_OF_SOUND = "mmdiff.audio.evaluate_likelihood:evaluate_sound_likelihood"
+_OF_SOUND = "mmdiff.audio.evaluation.likelihood:evaluate_sound_likelihood"
 _KINDS = {
     "Vocoder": _Kind(
         "mmdiff vocode", ("SpectralVocoder",), "mmdiff.commands.evaluate_sound:evaluate_vocoder", _OF_SOUND

@@ -42,7 +42,7 @@ def memorisation(
     """Compare distances to the nearest training item, of generated items and of real items that training never saw.
 
     Give clips for distances in pixels, spectrograms of sounds, or features (:func:`mmdiff.video.metrics.clip_features`,
-    :meth:`mmdiff.audio.word_judge.WordJudge.features`), which see a copy that was shifted or
+    :meth:`mmdiff.audio.evaluation.word_judge.WordJudge.features`), which see a copy that was shifted or
     recoloured. Where training items are rendered endlessly, take many of them; the answer then is about these.
 
     Parameters

@@ -29,12 +29,12 @@ import torch
 from mmdiff.audio.datasets.crops import AudioCrops
 from mmdiff.audio.datasets.fetch import fetch_debian_speech
 from mmdiff.audio.datasets.layouts import Clip, find_train_valid
+from mmdiff.audio.evaluation.validation import vocoder_validation
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.phase import PhaseNet
 from mmdiff.audio.spectral import MagnitudeNet, SpectralVocoder
 from mmdiff.audio.stft import Stft
 from mmdiff.audio.tasks import SpectralTask
-from mmdiff.audio.validation import vocoder_validation
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.errors import InputError
 from mmdiff.hub import load_model, save_model

@@ -19,7 +19,7 @@ import torch
 
 from mmdiff.audio.datasets.fetch_digits import fetch_spoken_digits
 from mmdiff.audio.datasets.words import Variation, Words
-from mmdiff.audio.evaluate_digits import digit_validation, labelled_digits
+from mmdiff.audio.evaluation.digits import digit_validation, labelled_digits
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel_sound import MelSoundModel, MelSoundTask
 from mmdiff.audio.networks.diffwave import DiffWave

@@ -20,11 +20,11 @@ import torch
 from mmdiff.audio.datasets.crops import AudioCrops
 from mmdiff.audio.datasets.fetch import fetch_debian_speech
 from mmdiff.audio.datasets.layouts import find_train_valid
+from mmdiff.audio.evaluation.validation import vocoder_validation
 from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.networks.diffwave_presets import diffwave_base, diffwave_large, diffwave_small
 from mmdiff.audio.networks.wavegrad_presets import wavegrad_base, wavegrad_large, wavegrad_small
 from mmdiff.audio.tasks import WaveformTask
-from mmdiff.audio.validation import vocoder_validation
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.schedules import BetaTable, diffwave_betas, diffwave_fast_betas, wavegrad_betas
 from mmdiff.hub import save_model

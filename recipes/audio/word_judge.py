@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmdiff.audio.datasets.fetch_digits import fetch_spoken_digits
 from mmdiff.audio.datasets.layouts import find_audio
-from mmdiff.audio.word_judge_training import real_accuracy, train_word_judge
+from mmdiff.audio.evaluation.word_judge_training import real_accuracy, train_word_judge
 from mmdiff.hub import save_model
 
 

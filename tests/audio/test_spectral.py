@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mmdiff.audio.spectral_windows as windows
-from mmdiff.audio.baselines import without_network
+from mmdiff.audio.evaluation.baselines import without_network
 from mmdiff.audio.mel import preset
 from mmdiff.audio.noise import frame_noise
 from mmdiff.audio.phase import PhaseNet

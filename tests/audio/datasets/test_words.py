@@ -9,8 +9,8 @@ import torch
 from mmdiff.audio import io
 from mmdiff.audio.datasets.layouts import find_audio
 from mmdiff.audio.datasets.words import Variation, Words, word_label
-from mmdiff.audio.word_judge import NONE, SPEC, WordJudge, digit_accuracy, none_share
-from mmdiff.audio.word_judge_training import (
+from mmdiff.audio.evaluation.word_judge import NONE, SPEC, WordJudge, digit_accuracy, none_share
+from mmdiff.audio.evaluation.word_judge_training import (
     WordTask,
     blot,
     digit_number,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio import io
-from mmdiff.audio.edit_baselines import linear_prediction
-from mmdiff.audio.edits import SoundEdit, spans
+from mmdiff.audio.editing.baselines import linear_prediction
+from mmdiff.audio.editing.edits import SoundEdit, spans
 from mmdiff.audio.sampling import Sampling
 from mmdiff.diffusion.measurement import Measurement
 from mmdiff.diffusion.reconstruction import ReconstructionGuidance, Replacement
@@ -43,7 +43,7 @@ class EditOptions:
     ----------
     sampling : Sampling
     method, weight, solves
-        As for :func:`mmdiff.audio.editing.edit_sound`.
+        As for :func:`mmdiff.audio.editing.sound.edit_sound`.
     seed : int
         Of the first item's noise; the others count on.
     temperature : float >= 0

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmdiff.audio import edits
-from mmdiff.audio.edit_tasks import EVERY, Task, edit_tasks, word_tasks
-from mmdiff.audio.edit_tools import Method
-from mmdiff.audio.editing import edit_sound
-from mmdiff.audio.edits import SoundEdit
+from mmdiff.audio.editing import edits
+from mmdiff.audio.editing.edits import SoundEdit
+from mmdiff.audio.editing.sound import edit_sound
+from mmdiff.audio.editing.tools import Method
+from mmdiff.audio.editing.vocoder import fill_gaps
+from mmdiff.audio.evaluation.edit_tasks import EVERY, Task, edit_tasks, word_tasks
 from mmdiff.audio.generator import Label, SoundGenerator
 from mmdiff.audio.mel_sound import MelSoundModel
 from mmdiff.audio.metrics import METRICS, evaluate
 from mmdiff.audio.vocoder import Vocoder
-from mmdiff.audio.vocoder_edits import fill_gaps
 from mmdiff.errors import InputError
 from mmdiff.media.estimates import Estimate, bootstrapped, mean_estimate
 from mmdiff.media.tables import Measure, Score, ScoreTable

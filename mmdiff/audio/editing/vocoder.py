@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmdiff.audio.edit_baselines import linear_prediction
-from mmdiff.audio.edit_tools import fill_at_rate
-from mmdiff.audio.edits import SoundEdit
+from mmdiff.audio.editing.baselines import linear_prediction
+from mmdiff.audio.editing.edits import SoundEdit
+from mmdiff.audio.editing.tools import fill_at_rate
 from mmdiff.audio.spectral import Conditions, SpectralVocoder
 from mmdiff.audio.stft import Stft, hann
 from mmdiff.audio.vocoder import Vocoder

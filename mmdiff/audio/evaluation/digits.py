@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from mmdiff.audio.datasets.fetch_digits import DIGITS
 from mmdiff.audio.datasets.layouts import Clip, find_audio
 from mmdiff.audio.datasets.words import Variation, Words, word_label
+from mmdiff.audio.evaluation.word_judge import WordJudge, digit_accuracy, none_share
 from mmdiff.audio.generator import SoundGenerator
 from mmdiff.audio.resampling import resample
 from mmdiff.audio.vocoder_model import VocoderModel
-from mmdiff.audio.word_judge import WordJudge, digit_accuracy, none_share
 from mmdiff.errors import InputError
 from mmdiff.media.distances import feature_distances
 from mmdiff.media.estimates import Estimate

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio import io
-from mmdiff.audio.baselines import griffin_lim_at_rate, without_network
+from mmdiff.audio.evaluation.baselines import griffin_lim_at_rate, without_network
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.metrics import METRICS, evaluate, log_spectral_distance
 from mmdiff.audio.spectral import SpectralVocoder

@@ -1,6 +1,6 @@
 """What is known of sound that is to be made, for each way of editing it: masks and operators, nothing else.
 
-A :class:`SoundEdit` says it of whole recordings; :mod:`mmdiff.audio.editing` has a model fill in the rest.
+A :class:`SoundEdit` says it of whole recordings; :mod:`mmdiff.audio.editing.sound` has a model fill in the rest.
 """
 
 from __future__ import annotations

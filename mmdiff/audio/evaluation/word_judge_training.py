@@ -13,7 +13,7 @@ from torch.nn import functional
 from mmdiff.audio.datasets.fetch_digits import DIGITS
 from mmdiff.audio.datasets.layouts import Clip, find_audio
 from mmdiff.audio.datasets.words import Variation, Words
-from mmdiff.audio.word_judge import NONE, WordJudge, digit_accuracy, none_share
+from mmdiff.audio.evaluation.word_judge import NONE, WordJudge, digit_accuracy, none_share
 from mmdiff.media.estimates import Estimate
 from mmdiff.training import Trainer, Validation, load_weights
 

@@ -9,13 +9,13 @@ import torch
 
 import mmdiff
 from mmdiff.audio import io
-from mmdiff.audio.edit_baselines import linear_prediction
-from mmdiff.audio.edits import continuation, declipping, gap_filling
+from mmdiff.audio.editing.baselines import linear_prediction
+from mmdiff.audio.editing.edits import continuation, declipping, gap_filling
+from mmdiff.audio.editing.vocoder import agreeing_phases, beyond_prediction, bridged, fill_gaps, known_share
 from mmdiff.audio.stft import Stft
-from mmdiff.audio.vocoder_edits import agreeing_phases, beyond_prediction, bridged, fill_gaps, known_share
 from mmdiff.errors import InputError
 
-CLIP = Path(__file__).parent / "clips" / "english.flac"
+CLIP = Path(__file__).parent.parent / "clips" / "english.flac"
 RATE = 16_000
 
 

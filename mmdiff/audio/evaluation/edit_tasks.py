@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmdiff.audio import edits, io
-from mmdiff.audio.edit_baselines import autoregressive, linear_prediction, sparsity
-from mmdiff.audio.edits import SoundEdit
+from mmdiff.audio import io
+from mmdiff.audio.editing import edits
+from mmdiff.audio.editing.baselines import autoregressive, linear_prediction, sparsity
+from mmdiff.audio.editing.edits import SoundEdit
 from mmdiff.errors import InputError
 
 EVERY = 0.5

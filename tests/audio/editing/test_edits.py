@@ -10,9 +10,15 @@ import torch
 from scipy.signal import lfilter
 from torch import Tensor
 
-from mmdiff.audio.edit_baselines import autoregressive, extrapolate, interpolate, linear_prediction, sparsity
-from mmdiff.audio.editing import edit_sound
-from mmdiff.audio.edits import bandwidth_extension, continuation, declipping, gap_filling
+from mmdiff.audio.editing.baselines import (
+    autoregressive,
+    extrapolate,
+    interpolate,
+    linear_prediction,
+    sparsity,
+)
+from mmdiff.audio.editing.edits import bandwidth_extension, continuation, declipping, gap_filling
+from mmdiff.audio.editing.sound import edit_sound
 from mmdiff.audio.generator import SoundGenerator
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.audio.sound_model import SoundModel

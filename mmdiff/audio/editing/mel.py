@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmdiff.audio.edit_baselines import linear_prediction
-from mmdiff.audio.edit_tools import EditOptions
-from mmdiff.audio.edits import SoundEdit, spans
+from mmdiff.audio.editing.baselines import linear_prediction
+from mmdiff.audio.editing.edits import SoundEdit, spans
+from mmdiff.audio.editing.tools import EditOptions
+from mmdiff.audio.editing.vocoder import fill_gaps, known_share, trusted
 from mmdiff.audio.generator import SoundGenerator
 from mmdiff.audio.mel_sound import MelSoundModel
 from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stft import Stft
 from mmdiff.audio.vocoder import Vocoder
-from mmdiff.audio.vocoder_edits import fill_gaps, known_share, trusted
 from mmdiff.diffusion.measurement import observed
 from mmdiff.errors import InputError
 from mmdiff.progress import track

@@ -6,8 +6,8 @@ import pytest
 import torch
 from test_sound_generator import generator
 
-from mmdiff.audio.edit_tasks import edit_tasks
-from mmdiff.audio.evaluate_edits import EDIT_MEASURES, edit_measures, evaluate_edits, unknown
+from mmdiff.audio.evaluation.edit_tasks import edit_tasks
+from mmdiff.audio.evaluation.edits import EDIT_MEASURES, edit_measures, evaluate_edits, unknown
 from mmdiff.errors import InputError
 from mmdiff.media.tables import ScoreTable
 

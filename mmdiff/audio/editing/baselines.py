@@ -9,7 +9,7 @@ from scipy import signal, sparse
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-from mmdiff.audio.edits import SoundEdit, spans
+from mmdiff.audio.editing.edits import SoundEdit, spans
 from mmdiff.audio.stft import Stft
 
 ORDER = 32

@@ -9,8 +9,8 @@ import torch
 
 import mmdiff
 from mmdiff.audio import io
-from mmdiff.audio.baselines import griffin_lim_of_mel, without_network
-from mmdiff.audio.evaluate import System, _Tally, evaluate_vocoder
+from mmdiff.audio.evaluation.baselines import griffin_lim_of_mel, without_network
+from mmdiff.audio.evaluation.vocoders import System, _Tally, evaluate_vocoder
 from mmdiff.audio.mel import PRESETS
 from mmdiff.audio.plot import plot_vocoding
 from mmdiff.errors import InputError

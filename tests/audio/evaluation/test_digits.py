@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmdiff.audio.evaluate_digits import (
+from mmdiff.audio.evaluation.digits import (
     MEASURES,
     OTHER_VOICES,
     VARIED,
@@ -15,7 +15,7 @@ from mmdiff.audio.evaluate_digits import (
     evaluate_digits,
     labelled_digits,
 )
-from mmdiff.audio.word_judge import WordJudge
+from mmdiff.audio.evaluation.word_judge import WordJudge
 from mmdiff.errors import InputError
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmdiff.audio.edit_tools import EditOptions, Method
-from mmdiff.audio.editing import edit_sound
-from mmdiff.audio.edits import SoundEdit, bandwidth_extension, continuation, declipping, gap_filling
-from mmdiff.audio.evaluate_edits import evaluate_edits
+from mmdiff.audio.editing.edits import SoundEdit, bandwidth_extension, continuation, declipping, gap_filling
+from mmdiff.audio.editing.mel import completed
+from mmdiff.audio.editing.sound import edit_sound
+from mmdiff.audio.editing.tools import EditOptions, Method
+from mmdiff.audio.evaluation.edits import evaluate_edits
 from mmdiff.audio.generator import SoundGenerator
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.mel_edits import completed
 from mmdiff.audio.mel_sound import MelSoundModel
 from mmdiff.audio.sampling import decide_sampling
 from mmdiff.audio.stft import Stft

@@ -8,10 +8,10 @@ import math
 import torch
 from torch import Tensor
 
-from mmdiff.audio.edit_tools import MEL_DEFAULTS, WAVEFORM_DEFAULTS, EditOptions, Method, fill_at_rate
-from mmdiff.audio.edits import SoundEdit
+from mmdiff.audio.editing.edits import SoundEdit
+from mmdiff.audio.editing.mel import fill_by_mel
+from mmdiff.audio.editing.tools import MEL_DEFAULTS, WAVEFORM_DEFAULTS, EditOptions, Method, fill_at_rate
 from mmdiff.audio.generator import Label, SoundGenerator
-from mmdiff.audio.mel_edits import fill_by_mel
 from mmdiff.audio.mel_sound import MelSoundModel
 from mmdiff.audio.sampling import decide_sampling, item_generators
 from mmdiff.audio.sound_model import NOISE_BLOCK, SoundModel
