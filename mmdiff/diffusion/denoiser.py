@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmdiff.diffusion.process import Prediction, expand, to_x0
+from mmdiff.diffusion.denoiser_checks import check_noise_input, check_prediction, check_range, table_length
+from mmdiff.diffusion.process import expand, to_x0
 from mmdiff.diffusion.scalings import dynamic_threshold, edm_scalings
-from mmdiff.diffusion.schedules import BetaTable, Levels, Schedule, ZeroTerminalSNR
+from mmdiff.diffusion.schedules import BetaTable, Levels, Schedule
 from mmdiff.errors import InputError
 from mmdiff.registry import register
 
 DenoiserFunction = Callable[..., Tensor]
 """Anything called as ``denoiser(x, t, **cond)`` that returns the expected clean data, shaped like x."""
 
-NoiseInput = Literal["t", "index", "aligned_index", "sqrt_alpha_bar", "log_snr", "sigma", "c_noise"]
-
 LOG_SNR_LIMIT = 20.0
 """Log-SNR given to networks is clamped to ±20: beyond it float32 data and noise are indistinguishable."""
-
-SMALLEST_ALPHA = 1e-6
-"""Below it, dividing by alpha turns float32 rounding (6e-8) into errors above 5 % of the data."""
 
 
 def per_item_time(t: Tensor | float, x: Tensor) -> Tensor:
@@ -118,8 +114,8 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         self._check(prediction, schedule)
-        _check_noise_input(noise_input, schedule)
-        _check_range(clamp, dynamic_threshold)
+        check_noise_input(noise_input, schedule)
+        check_range(clamp, dynamic_threshold)
         if not sigma_data > 0:
             raise InputError(f"sigma_data={sigma_data} must be above 0; give the data's standard deviation")
         self.network = network
@@ -224,7 +220,7 @@ class Denoiser(nn.Module):
         if self.noise_input == "t":
             return t
         if self.noise_input == "index":
-            return _snap(t * _table_length(self.schedule) - 1).clamp_min(0)
+            return _snap(t * table_length(self.schedule) - 1).clamp_min(0)
         if self.noise_input == "aligned_index":
             assert isinstance(self.schedule, BetaTable)
             return self.schedule.aligned_point(t).sub(1).clamp_min(0)
@@ -254,7 +250,7 @@ class Denoiser(nn.Module):
             raise InputError(
                 f"schedule={type(schedule).__name__} must not be one of pairs; they have a LangevinDenoiser"
             )
-        _check_prediction(prediction, schedule)
+        check_prediction(prediction, schedule)
 
     def _levels(self, x: Tensor, t: Tensor) -> Levels:
         return expand(self.schedule(t), x)
@@ -274,49 +270,3 @@ def _snap(index: Tensor) -> Tensor:
     # t N in float32 may come out as 998.9999; a network that looks up an embedding would take 998.
     nearest = index.round()
     return torch.where((index - nearest).abs() < 1e-3, nearest, index)
-
-
-def _table_length(schedule: Schedule) -> int:
-    if isinstance(schedule, BetaTable):
-        return len(schedule.betas)
-    if isinstance(schedule, ZeroTerminalSNR):
-        return _table_length(schedule.base)
-    raise InputError(
-        f"noise_input='index' must come with a BetaTable; got schedule={type(schedule).__name__}; "
-        f"try noise_input='t' or 'log_snr'"
-    )
-
-
-def _check_prediction(prediction: str, schedule: Schedule) -> None:
-    kinds = (*get_args(Prediction), "edm")
-    if prediction not in kinds:
-        raise InputError(f"prediction={prediction!r} must be one of {', '.join(kinds)}")
-    last = float(schedule(torch.ones((), dtype=torch.float64)).alpha)
-    if prediction in ("eps", "score") and last < SMALLEST_ALPHA:
-        raise InputError(
-            f"prediction={prediction!r} must have signal left at t=1 to recover x0 from; got "
-            f"alpha(1)={last:.1g} from {type(schedule).__name__}; predict v, x0, velocity or edm instead"
-        )
-
-
-def _check_noise_input(noise_input: str, schedule: Schedule) -> None:
-    if noise_input not in get_args(NoiseInput):
-        raise InputError(f"noise_input={noise_input!r} must be one of {', '.join(get_args(NoiseInput))}")
-    if noise_input == "index":
-        _table_length(schedule)
-    if noise_input == "aligned_index" and not isinstance(schedule, BetaTable):
-        raise InputError(
-            f"noise_input='aligned_index' must come with a BetaTable; got schedule={type(schedule).__name__}; "
-            f"try noise_input='log_snr'"
-        )
-
-
-def _check_range(clamp: tuple[float, float] | None, quantile: float | None) -> None:
-    if clamp is not None and not (len(clamp) == 2 and clamp[0] < clamp[1]):
-        raise InputError(f"clamp={clamp} must be (lowest, highest) with lowest < highest, as in (-1, 1)")
-    if quantile is None:
-        return
-    if not 0 < quantile <= 1:
-        raise InputError(f"dynamic_threshold={quantile} must be a quantile in (0, 1]; the paper takes 0.995")
-    if clamp is not None and clamp[0] != -clamp[1]:
-        raise InputError(f"clamp={clamp} must be symmetric, as in (-1, 1), when dynamic_threshold is set")

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from mmdiff.diffusion.conditions import APART, joined, per_item, without_condition
-from mmdiff.diffusion.denoiser import SMALLEST_ALPHA, DenoiserFunction, per_item_time
+from mmdiff.diffusion.denoiser import DenoiserFunction, per_item_time
+from mmdiff.diffusion.denoiser_checks import SMALLEST_ALPHA
 from mmdiff.diffusion.process import expand
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.errors import InputError

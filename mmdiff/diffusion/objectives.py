@@ -70,7 +70,7 @@ class Objective:
     ------
     InputError
         A name is unknown, or the schedule is one of pairs, which have
-        :class:`~mmdiff.diffusion.langevin_denoiser.HybridScoreMatching`.
+        :class:`~mmdiff.diffusion.hybrid_score.HybridScoreMatching`.
 
     Examples
     --------

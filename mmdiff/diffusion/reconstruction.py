@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from mmdiff.diffusion.conditions import per_item
-from mmdiff.diffusion.denoiser import SMALLEST_ALPHA, DenoiserFunction, per_item_time
+from mmdiff.diffusion.denoiser import DenoiserFunction, per_item_time
+from mmdiff.diffusion.denoiser_checks import SMALLEST_ALPHA
 from mmdiff.diffusion.guidance import (
     constant_parameters,
     fresh_leaf,

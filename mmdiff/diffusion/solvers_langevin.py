@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmdiff.diffusion.langevin import CriticallyDamped, unit_levels
+from mmdiff.diffusion.langevin import CriticallyDamped
+from mmdiff.diffusion.langevin_levels import unit_levels
 from mmdiff.diffusion.langevin_walk import PairWalk, kick
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.diffusion.solver_tools import (

@@ -15,8 +15,10 @@ from scipy.linalg import expm
 from torch import Tensor, nn
 
 from mmdiff.diffusion.denoiser import Denoiser
-from mmdiff.diffusion.langevin import CriticallyDamped, PairLevels, unit_levels
-from mmdiff.diffusion.langevin_denoiser import HybridScoreMatching, LangevinDenoiser
+from mmdiff.diffusion.hybrid_score import HybridScoreMatching
+from mmdiff.diffusion.langevin import CriticallyDamped
+from mmdiff.diffusion.langevin_denoiser import LangevinDenoiser
+from mmdiff.diffusion.langevin_levels import PairLevels, unit_levels
 from mmdiff.diffusion.objectives import Objective
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.diffusion.times import LogNormal
@@ -252,7 +254,9 @@ def test_the_loss_is_least_at_the_true_score_where_it_has_the_known_value(proces
     # any callable that says x_0 counts the same
     said = objective(lambda u, t: denoiser(u, t), x0, generator=None, t=t, noise=noise)
     torch.testing.assert_close(said, exact, rtol=1e-6, atol=1e-8)
-    likelihood = HybridScoreMatching(process, "likelihood")(denoiser, x0, generator=None, t=t, noise=noise)
+    likelihood = HybridScoreMatching(process, weighting="likelihood")(
+        denoiser, x0, generator=None, t=t, noise=noise
+    )
     beta = process.beta_min + (process.beta_max - process.beta_min) * t
     factor = 2 * math.sqrt(process.mass) * beta / process.pair_levels(t).l_vv ** 2
     torch.testing.assert_close(likelihood, factor * exact, rtol=1e-8, atol=1e-9)
@@ -334,11 +338,14 @@ def test_mistakes_are_named() -> None:
         (lambda: LangevinDenoiser(network, CosineVP()), "CosineVP must be CriticallyDamped"),
         (
             lambda: LangevinDenoiser(network, PAPER, "v"),
-            "prediction='v' must be one of 'eps', 'mixed', 'edm'",
+            "prediction='v' must be one of 'eps', 'mixed', 'edm', 'x0'",
         ),
         (lambda: LangevinDenoiser(network, PAPER)(torch.zeros(2, 3, 8), 0.5), "sample with 'sscs'"),
         (lambda: HybridScoreMatching(CosineVP()), "CosineVP must be CriticallyDamped"),
-        (lambda: HybridScoreMatching(PAPER, "v"), "weighting='v' must be one of 'uniform', 'likelihood'"),
+        (
+            lambda: HybridScoreMatching(PAPER, weighting="v"),
+            "weighting='v' must be one of 'uniform', 'likelihood'",
+        ),
     ]:
         with pytest.raises(InputError, match=message):
             make()

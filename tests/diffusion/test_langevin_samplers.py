@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from mmdiff.diffusion import solvers_langevin
 from mmdiff.diffusion.grids import make_grid
+from mmdiff.diffusion.hybrid_score import HybridScoreMatching
 from mmdiff.diffusion.langevin import CriticallyDamped
-from mmdiff.diffusion.langevin_denoiser import HybridScoreMatching, LangevinDenoiser
+from mmdiff.diffusion.langevin_denoiser import LangevinDenoiser
 from mmdiff.diffusion.langevin_walk import PairWalk
 from mmdiff.diffusion.samplers import SAMPLERS, CountEvaluations, sample
 from mmdiff.diffusion.schedules import CosineVP, Schedule

@@ -1,0 +1,119 @@
+"""Denoisers and losses for any schedule, of plain states or of pairs: pipelines and tasks do not choose.
+
+What is plain is a :class:`~mmdiff.diffusion.denoiser.Denoiser` trained by an
+:class:`~mmdiff.diffusion.objectives.Objective`; what is paired, as in critically damped Langevin diffusion, is a
+:class:`~mmdiff.diffusion.langevin_denoiser.LangevinDenoiser` trained by
+:class:`~mmdiff.diffusion.hybrid_score.HybridScoreMatching`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmdiff.diffusion.denoiser import Denoiser
+from mmdiff.diffusion.hybrid_score import HybridScoreMatching
+from mmdiff.diffusion.langevin import CriticallyDamped
+from mmdiff.diffusion.langevin_denoiser import LangevinDenoiser
+from mmdiff.diffusion.objectives import Objective
+from mmdiff.diffusion.samplers import SAMPLERS
+from mmdiff.diffusion.schedules import Levels, Schedule
+from mmdiff.diffusion.times import Times
+from mmdiff.diffusion.weightings import Weighting
+
+_OF_X = ("edm", "x0")  # what a network of plain states can say of pairs
+
+
+def build_denoiser(
+    network: nn.Module,
+    schedule: Schedule,
+    prediction: str = "v",
+    noise_input: str = "t",
+    *,
+    sigma_data: float = 1.0,
+    clamp: tuple[float, float] | None = None,
+    dynamic_threshold: float | None = None,
+) -> Denoiser:
+    """Build the denoiser that a schedule needs around a network.
+
+    Parameters
+    ----------
+    network : nn.Module
+        For pairs and the predictions "eps" and "mixed" one that is shown 2C channels and says C; else of C to C.
+    schedule : Schedule
+    prediction : str
+        Of :class:`~mmdiff.diffusion.denoiser.Denoiser`, or for pairs of
+        :class:`~mmdiff.diffusion.langevin_denoiser.LangevinDenoiser`, where "v" is taken for "edm", which it is for
+        data of variance 1 but for its sign.
+    noise_input, sigma_data, clamp, dynamic_threshold
+        Of both.
+
+    Returns
+    -------
+    Denoiser
+
+    Raises
+    ------
+    InputError
+        As the denoiser's own.
+    """
+    common: dict[str, Any] = {
+        "sigma_data": sigma_data, "clamp": clamp, "dynamic_threshold": dynamic_threshold
+    }  # fmt: skip
+    if not isinstance(schedule, CriticallyDamped):
+        return Denoiser(network, schedule, prediction, noise_input, **common)
+    prediction = "edm" if prediction == "v" else prediction
+    sees = "reduced" if prediction in _OF_X else "pair"
+    return LangevinDenoiser(network, schedule, prediction, noise_input, sees=sees, **common)
+
+
+def build_objective(
+    schedule: Schedule,
+    *,
+    target: str | None = None,
+    norm: str = "l2",
+    weighting: str | Weighting | Callable[[Levels], Tensor] = "uniform",
+    times: Times | None = None,
+    normalize_weight: bool = True,
+) -> Objective | HybridScoreMatching:
+    """Build the loss that a denoiser with this schedule is trained by.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    target : str, optional
+        Default: the class's own, v for plain states and the noise of the velocity for pairs.
+    norm, weighting, normalize_weight
+        Of both. For pairs a weighting is "uniform", "likelihood" or a function of levels.
+    times : Times, optional
+        Default: the class's own.
+
+    Returns
+    -------
+    Objective or HybridScoreMatching
+        Both are called alike.
+
+    Raises
+    ------
+    InputError
+        As the loss's own.
+    """
+    settings: dict[str, Any] = {"norm": norm, "weighting": weighting, "normalize_weight": normalize_weight}
+    settings |= {name: value for name, value in (("target", target), ("times", times)) if value is not None}
+    if isinstance(schedule, CriticallyDamped):
+        return HybridScoreMatching(schedule, **settings)
+    return Objective(schedule, **settings)
+
+
+def usual_sampler(schedule: Schedule, sampler: str) -> str:
+    """Return the sampler a model uses unless told: this one, or "sscs" where it does not serve pairs.
+
+    Examples
+    --------
+    >>> usual_sampler(CriticallyDamped(), "deis")
+    'sscs'
+    """
+    fits = not schedule.paired or sampler not in SAMPLERS or SAMPLERS[sampler].pairs
+    return sampler if fits else "sscs"
