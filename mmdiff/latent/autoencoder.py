@@ -247,7 +247,9 @@ class ResidualBlock(nn.Module):
 
 def crop(x: Tensor, space: Sequence[int]) -> Tensor:
     """First values of x (B, C, *larger) along each dimension: (B, C, *space)."""
-    return x[(..., *(slice(size) for size in space))]
+    for dim, size in enumerate(space, 2):
+        x = x.narrow(dim, 0, size)
+    return x
 
 
 def _for_each(dims: int, value: int | Sequence[int]) -> tuple[int, ...]:
