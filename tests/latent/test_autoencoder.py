@@ -180,7 +180,7 @@ def test_a_linear_one_with_all_components_gives_data_back() -> None:
 @pytest.mark.parametrize("again", [False, True])
 def test_standardised_latents_have_mean_0_and_variance_1(again: bool) -> None:
     net = network(3)
-    data = [noise(4, 3, 6, 8, 8, seed=n) for n in range(3)]
+    data = [noise(4, 3, 6, 16, 16, seed=n) for n in range(2)]
     before = net.decode(net.encode(data[0]).mean)
     for _ in range(1 + again):
         net.standardise(data)
