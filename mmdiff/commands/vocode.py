@@ -96,8 +96,7 @@ def vocode(
     from mmdiff.commands.pipelines import load_pipeline
 
     voc = load_pipeline(Vocoder, model, device, dtype)
-    if schedule is not None:
-        settings |= voc.sampling(steps, sampler, schedule)._asdict()
+    settings |= voc.sampling(steps, sampler, schedule)._asdict()
     failures = sum(not _one(voc, job, settings, plot, json) for job in jobs)
     if failures and len(jobs) > 1:
         failed(f"{failures} of {len(jobs)} inputs; the others are done")

@@ -1,0 +1,138 @@
+"""A vocoder of four steps: DiffWave as the generator of a denoising diffusion GAN (Xiao et al. 2022), or plain.
+
+Four steps are so large that what a network finds as a mean is no sound; a generator draws one, and a critic that sees
+the spectrogram judges the step. ``--plain true`` trains the same network for the same time by the error in the noise,
+as DiffWave is, at the same four steps. The model folder is ``RUN/model``. Run it with one of
+
+    mmdiff run vocoder_gan.tiny                       # seconds; shows that everything works
+    mmdiff run vocoder_gan --fetch true               # 20 minutes, and the same again to go on after an interruption
+    mmdiff run vocoder_gan --plain true --run_dir runs/vocoder_gan.plain
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from mmdiff.audio.datasets.crops import AudioCrops
+from mmdiff.audio.datasets.fetch import fetch_debian_speech
+from mmdiff.audio.datasets.layouts import find_train_valid
+from mmdiff.audio.mel import preset
+from mmdiff.audio.networks.diffwave import DiffWave
+from mmdiff.audio.networks.waveform import upsampling_factors
+from mmdiff.audio.tasks import WaveformTask
+from mmdiff.audio.vocoder_gan import SpectrogramCritic, VocoderGAN
+from mmdiff.audio.waveform_vocoder import WaveformVocoder
+from mmdiff.diffusion.schedules import BetaTable
+from mmdiff.hub import save_model
+from mmdiff.training import Part, Trainer, load_weights
+from mmdiff.training.budget import Stopwatch, train_for
+
+
+def main(
+    data: Path = Path("data/speech-16k"),
+    run_dir: Path = Path("runs/vocoder_gan"),
+    layout: str = "auto",
+    fetch: bool = False,
+    mel: str = "mmdiff-16k",
+    plain: bool = False,
+    betas: tuple[float, ...] = (0.001, 0.01, 0.1, 0.9),
+    channels: int = 32,
+    layers: int = 20,
+    latents: int = 64,
+    distance: float = 1.0,
+    penalty: float = 0.05,
+    every: int = 16,
+    minutes: float = 20.0,
+    crop_frames: int = 30,
+    batch_size: int = 8,
+    learning_rate: float = 1e-3,
+    critic_rate: float = 5e-4,
+    ema: float = 0.998,
+    precision: Literal["no", "bf16", "fp16"] = "bf16",
+    checkpoint_every: int = 250,
+    workers: int = 0,
+    device: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Train a vocoder that takes a few large steps.
+
+    Args:
+        data: Folder or manifest of recordings. Where it has no splits train and valid, one recording in fifty is left
+            out.
+        run_dir: Gets checkpoints, logs and the finished model. A run there goes on until it had its time.
+        layout: How ``data`` is laid out; see mmdiff.audio.datasets.layouts.find_audio.
+        fetch: Build ``data`` from Debian's free speech packages first (54 MB, needs apt-get).
+        mel: Name of the mel preset.
+        plain: No generator and no critic: the network learns the mean of the noise at the same steps.
+        betas: Noise variances of the steps, from the data on. Sound is quiet beside noise of deviation 1, so that steps
+            of clips, whose first has a beta of 0.5, would leave all to the last.
+        channels: Width of DiffWave.
+        layers: Its layers, whose dilations go from 1 to 512 and begin again.
+        latents: Size of the random vector that the generator is told.
+        distance: Weight of the spectral distance between what the generator draws and the recording.
+        penalty: Of the critic's gradient at recordings, γ.
+        every: Updates of which one computes the penalty, as many times stronger.
+        minutes: Of processor time, all threads together, that are trained.
+        crop_frames: Length of training crops in hops.
+        batch_size: Crops per update.
+        learning_rate: Of the network.
+        critic_rate: Of the critic.
+        ema: Decay of the weight average that is kept.
+        precision: Of the training.
+        checkpoint_every: Updates between checkpoints.
+        workers: Data-loading processes.
+        device: Default: the fastest there is.
+        seed: Of weights, data and noise.
+    """
+    if fetch:
+        fetch_debian_speech(data)
+    torch.manual_seed(seed)
+    spec = preset(mel)
+    factors = upsampling_factors(spec.hop_length, 2)
+    network = DiffWave(
+        spec.n_mels, channels, layers, 10, factors, step_width=128, latents=0 if plain else latents
+    )
+    said = "eps" if plain else "x0"
+    vocoder = WaveformVocoder(spec, network, BetaTable(betas), len(betas), prediction=said)
+    critic = SpectrogramCritic(spec.n_mels, spec.hop_length)
+    task = WaveformTask(vocoder, "l2") if plain else VocoderGAN(vocoder, critic, penalty, every, distance)
+
+    train, _ = find_train_valid(data, layout)
+    crops = AudioCrops(
+        train, spec.sample_rate, crop_frames * spec.hop_length, seed=seed, align=spec.hop_length
+    )
+    watch = Stopwatch(task)
+
+    def make_trainer(steps: int) -> Trainer:
+        return Trainer(
+            run_dir,
+            watch,
+            crops,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            betas=(0.9, 0.99) if plain else (0.5, 0.9),
+            lr_schedule="constant",
+            warmup_steps=100,
+            parts=None if plain else {"task.critic": Part(critic_rate, (0.5, 0.9))},
+            ema=(ema,),
+            precision=precision,
+            checkpoint_every=checkpoint_every,
+            workers=workers,
+            device=device,
+            seed=seed,
+        )
+
+    train_for(60 * minutes, watch, run_dir, make_trainer)
+    load_weights(watch, run_dir, ema=0)
+    folder = save_model(vocoder, run_dir / "model")
+    print(f"saved {folder}; measure it: mmdiff evaluate {data} --split test --models {folder}")
+
+
+if __name__ == "__main__":
+    from mmdiff.recipes import run_main
+
+    run_main(main)
