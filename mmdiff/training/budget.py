@@ -28,8 +28,9 @@ _SHARE = 0.8  # of the time left is planned at once: the speed may change
 class Stopwatch(nn.Module):
     """A task that counts the time it is trained for; the count is stored in its checkpoints.
 
-    Time passes from one call to the next, which takes in the backward pass, the optimizer's step and the data; not what
-    comes before the first call of a run, or after its last.
+    Time passes from one call to the next, which takes in the backward pass, the optimizer's step and the data. What
+    comes before the first call of a run, or after its last, is not counted; the last update of a run is when the next
+    begins, as long as those before it were on average.
 
     Parameters
     ----------
@@ -44,8 +45,10 @@ class Stopwatch(nn.Module):
         self.task, self._clock = task, clock
         self._last: int | None = None
         self.register_buffer("nanoseconds", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
     nanoseconds: Tensor
+    calls: Tensor
 
     @property
     def seconds(self) -> float:
@@ -61,7 +64,10 @@ class Stopwatch(nn.Module):
         now = self._clock()
         if self._last is not None:
             self.nanoseconds += now - self._last
+        elif self.calls > 1:
+            self.nanoseconds += self.nanoseconds // (self.calls - 1)
         self._last = now
+        self.calls += 1
         found: dict[str, Tensor] = self.task(batch, generator)
         return found
 
@@ -102,7 +108,8 @@ def train_for(
     stored = list_checkpoints(Path(run_dir) / "checkpoints")
     step = load_weights(watch, run_dir, ema=None) if stored else 0
     while watch.seconds < seconds:
-        step += _planned(seconds - watch.seconds, watch.seconds / step) if step else _FIRST
+        known = watch.seconds / (step - 1) if step > 1 else 0.0  # the last one is not counted yet
+        step += _planned(seconds - watch.seconds, known) if known else _FIRST
         watch.rest()
         make_trainer(step).fit(resume=True)
     return step
