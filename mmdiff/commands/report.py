@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmdiff.errors import InputError
-from mmdiff.media.tables import ScoreTable
+from mmdiff.media.tables import ScoreTable, finite
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -98,17 +97,6 @@ def remark(text: str) -> None:
 def failed(text: str) -> None:
     """Print what went wrong with one input."""
     print(f"failed: {text}", file=sys.stderr, flush=True)
-
-
-def finite(value: Any) -> Any:
-    """Replace what JSON cannot hold, nan and infinity, by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
-    return value
 
 
 def _json(table: ScoreTable) -> str:

@@ -160,6 +160,17 @@ class ScoreTable:
         return f"{text} [{numbers[1]:.{decimals}f}, {numbers[2]:.{decimals}f}]"
 
 
+def finite(value: Any) -> Any:
+    """Replace what JSON cannot hold, nan and infinity, by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return value
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a Markdown table; columns after the first are numbers, set to the right."""
     cells = [[_one_line(cell) for cell in row] for row in (header, *rows)]
