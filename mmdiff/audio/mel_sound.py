@@ -14,10 +14,9 @@ from mmdiff.audio.networks.mel import LabelledMelNet
 from mmdiff.audio.noise import frame_noise
 from mmdiff.audio.sampling import Sampling, item_generators
 from mmdiff.audio.sound_model import SoundMaker, checked_labels
+from mmdiff.diffusion.building import build_denoiser, build_objective, usual_sampler
 from mmdiff.diffusion.conditions import drop_condition
-from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid
-from mmdiff.diffusion.objectives import Objective
 from mmdiff.diffusion.samplers import sample
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.diffusion.solver_tools import DenoiserFn
@@ -55,7 +54,6 @@ class MelSoundModel(nn.Module, SoundMaker):
         The network has another number of classes, or a number makes no sense.
     """
 
-    default_sampler = "deis"
     other_evaluations = 0
 
     def __init__(
@@ -76,7 +74,8 @@ class MelSoundModel(nn.Module, SoundMaker):
             raise InputError(
                 f"seconds={seconds}, std={std} and steps={steps} must be positive, and vocoder={vocoder!r} named"
             )
-        self.denoiser = Denoiser(network, schedule, "v", "t")
+        self.denoiser = build_denoiser(network, schedule, "v", "t")
+        self.default_sampler = usual_sampler(schedule, "deis")
         self.mel, self.vocoder, self.sample_rate, self.seconds = mel, vocoder, mel.sample_rate, seconds
         self.labels = checked_labels(labels, network.classes)
         self.mean, self.std = mean, std
@@ -148,7 +147,7 @@ class MelSoundModel(nn.Module, SoundMaker):
 
 
 class MelSoundTask(nn.Module):
-    """Train a :class:`MelSoundModel` by its error in v at noise levels spread evenly over time.
+    """Train a :class:`MelSoundModel` by its error in v, or a velocity's noise, at levels spread evenly over time.
 
     Parameters
     ----------
@@ -160,7 +159,7 @@ class MelSoundTask(nn.Module):
     def __init__(self, model: MelSoundModel, drop: float = 0.1) -> None:
         super().__init__()
         self.model, self.drop = model, drop
-        self.objective = Objective(model.denoiser.schedule, target="v", times=Stratified(Uniform()))
+        self.objective = build_objective(model.denoiser.schedule, times=Stratified(Uniform()))
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Loss of a batch with ``wave`` (B, samples), and ``label`` (B,) for a model of labels."""

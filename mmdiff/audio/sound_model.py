@@ -110,7 +110,7 @@ class SoundModel(WaveformDiffusion, SoundMaker):
         Scale of classifier-free guidance if nothing else is asked for; 1 is none.
     window : int > 0, samples
         Longer sound goes through the network in pieces of this length, with margins.
-    prediction : str
+    prediction, sigma_data
         As for :class:`WaveformDiffusion`.
 
     Raises
@@ -132,6 +132,7 @@ class SoundModel(WaveformDiffusion, SoundMaker):
         guidance: float = 1.0,
         window: int = 2**18,
         prediction: str = "eps",
+        sigma_data: float = 1.0,
     ) -> None:
         if network.n_mels:
             raise InputError(
@@ -140,7 +141,7 @@ class SoundModel(WaveformDiffusion, SoundMaker):
         labels = checked_labels(labels, network.classes)
         if not (seconds > 0 and sample_rate > 0):
             raise InputError(f"seconds={seconds} and sample_rate={sample_rate} must be positive")
-        super().__init__(network, schedule, steps, inference_betas, clamp, window, prediction)
+        super().__init__(network, schedule, steps, inference_betas, clamp, window, prediction, sigma_data)
         self.sample_rate, self.seconds, self.labels = sample_rate, seconds, labels
         self.guidance = guidance
 

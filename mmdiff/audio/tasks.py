@@ -15,11 +15,12 @@ from mmdiff.audio.mel import PRESETS, MelSpec
 from mmdiff.audio.networks.critic import Critic
 from mmdiff.audio.spectral import Conditions, SpectralVocoder
 from mmdiff.audio.waveform import WaveformDiffusion
+from mmdiff.diffusion.building import build_objective
 from mmdiff.diffusion.conditions import drop_condition
 from mmdiff.diffusion.objectives import Norm, Objective
 from mmdiff.diffusion.scalings import edm_scalings
 from mmdiff.diffusion.schedules import BetaTable
-from mmdiff.diffusion.times import ContinuousTable, TablePoints, Times
+from mmdiff.diffusion.times import ContinuousTable, Stratified, TablePoints, Times, Uniform
 from mmdiff.errors import InputError
 from mmdiff.training.adversarial import critic_hinge, feature_distance, frozen, generator_hinge
 
@@ -73,7 +74,8 @@ class WaveformTask(nn.Module):
     """Train a diffusion of the waveform as WaveGrad and DiffWave are: its error in ε at the table's noise levels.
 
     A network that is told √ᾱ is trained between the table's points too (2009.00713, algorithm 1), one that is told
-    the step at the points alone (2009.09761, algorithm 1).
+    the step at the points alone (2009.09761, algorithm 1). Langevin diffusion has no table: its error is in the noise
+    of the velocity, at all times.
 
     Parameters
     ----------
@@ -87,18 +89,19 @@ class WaveformTask(nn.Module):
     Raises
     ------
     InputError
-        The model's schedule is no table.
+        The model's schedule is no table, nor one of pairs.
     """
 
     def __init__(self, model: WaveformDiffusion, norm: Norm = "l1", drop: float = 0.0) -> None:
         super().__init__()
         self.model, self.drop = model, drop
-        schedule = model.denoiser.schedule
-        if not isinstance(schedule, BetaTable):
-            raise InputError(f"schedule={type(schedule).__name__} must be a BetaTable, as in the papers")
-        continuous = model.denoiser.noise_input == "sqrt_alpha_bar"
-        times: Times = ContinuousTable() if continuous else TablePoints(schedule.steps)
-        self.objective = Objective(schedule, target="eps", norm=norm, times=times, normalize_weight=False)
+        self.objective = build_objective(
+            model.denoiser.schedule,
+            target="eps",
+            norm=norm,
+            times=_levels_trained(model),
+            normalize_weight=False,
+        )
 
     @property
     def vocoder(self) -> WaveformDiffusion:
@@ -119,6 +122,19 @@ class WaveformTask(nn.Module):
             scaled = {"noise": prior.color(noise), "weight": prior.std**-power}
         losses = self.objective(self.model.denoiser, wave, generator=generator, **scaled, **cond)
         return {"loss": losses.mean()}
+
+
+def _levels_trained(model: WaveformDiffusion) -> Times:
+    """Where on the way a model of waveforms is trained."""
+    schedule = model.denoiser.schedule
+    if schedule.paired:
+        return Stratified(Uniform(1e-5))
+    if not isinstance(schedule, BetaTable):
+        raise InputError(
+            f"schedule={type(schedule).__name__} must be a BetaTable, as in the papers, or CriticallyDamped"
+        )
+    continuous = model.denoiser.noise_input == "sqrt_alpha_bar"
+    return ContinuousTable() if continuous else TablePoints(schedule.steps)
 
 
 class SpectralTask(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.audio.noise import frame_noise
 from mmdiff.diffusion.adversarial import with_latents
-from mmdiff.diffusion.denoiser import Denoiser
+from mmdiff.diffusion.building import build_denoiser, usual_sampler
 from mmdiff.diffusion.grids import make_grid, noise_table_grid
 from mmdiff.diffusion.process import Prior
 from mmdiff.diffusion.samplers import SAMPLERS, sample
@@ -33,12 +33,14 @@ class WaveformDiffusion(nn.Module, ABC):
     ----------
     network : WaveformNetwork
     schedule : Schedule
-        Of training, such as ``BetaTable(wavegrad_betas())``.
+        Of training, such as ``BetaTable(wavegrad_betas())``; one of pairs makes it Langevin diffusion, see
+        :func:`mmdiff.diffusion.building.build_denoiser`.
     steps : int > 0
         Steps by default.
     inference_betas : sequence of float
         Table of noise variances used when so many steps are asked for. As many steps as the schedule's own table
-        has are its points; other numbers are spaced evenly in log-SNR, or in time for a network with latents.
+        has are its points; other numbers are spaced evenly in log-SNR, in time for a network with latents, in the
+        root of time for pairs.
     clamp : {"data", "state"}
         What is kept within [-1, 1]: each estimate of the clean waveform, or the sampler's state after each step,
         as the packages ``wavegrad`` and ``diffwave`` by LMNT do ("ddpm" only; other samplers keep to nothing).
@@ -47,6 +49,8 @@ class WaveformDiffusion(nn.Module, ABC):
     prediction : str
         What the network says of noisy waveforms; see :class:`mmdiff.diffusion.denoiser.Denoiser`. "x0" for the
         generator of a denoising diffusion GAN.
+    sigma_data : float > 0
+        Standard deviation of waveforms, where the denoiser or a sampler wants to know.
 
     Attributes
     ----------
@@ -59,7 +63,6 @@ class WaveformDiffusion(nn.Module, ABC):
         ``steps``, ``window`` or ``clamp`` make no sense.
     """
 
-    default_sampler = "ddpm"
     other_evaluations = 0
 
     def __init__(
@@ -71,6 +74,7 @@ class WaveformDiffusion(nn.Module, ABC):
         clamp: str,
         window: int,
         prediction: str = "eps",
+        sigma_data: float = 1.0,
     ) -> None:
         super().__init__()
         if clamp not in get_args(Clamp):
@@ -80,7 +84,10 @@ class WaveformDiffusion(nn.Module, ABC):
         self.default_steps, self.inference_betas = steps, tuple(inference_betas)
         self.clamp, self.window = clamp, window
         limits = RANGE if clamp == "data" else None
-        self.denoiser = Denoiser(network, schedule, prediction, network.noise_input, clamp=limits)
+        self.denoiser = build_denoiser(
+            network, schedule, prediction, network.noise_input, sigma_data=sigma_data, clamp=limits
+        )
+        self.default_sampler = usual_sampler(schedule, "ddpm")
         self.latents = network.latents
 
     @property
@@ -97,7 +104,7 @@ class WaveformDiffusion(nn.Module, ABC):
             return noise_table_grid(schedule, self.inference_betas)
         if self.latents or (isinstance(schedule, BetaTable) and steps == schedule.steps):
             return make_grid("uniform", schedule, steps)
-        return make_grid("log_snr", schedule, steps)
+        return make_grid("quadratic" if schedule.paired else "log_snr", schedule, steps)
 
     def denoise_windows(self, frames: int, mel: Tensor | None = None) -> DenoiserFn:
         """Make the denoiser of sound of any length: what the whole would give, in bounded memory.
@@ -164,14 +171,16 @@ class WaveformDiffusion(nn.Module, ABC):
         Where the state is clamped, ``limit`` is its largest absolute value. Random vectors, for a network that is told
         some, are drawn from ``latents``, by default from the same generators.
         """
-        clamps = self.clamp == "state" and "limit" in SAMPLERS[sampler].options
+        own = SAMPLERS[sampler].options
+        told = {"sigma_data": self.denoiser.sigma_data} if "sigma_data" in own else {}
+        clamps = self.clamp == "state" and "limit" in own
         return sample(
             with_latents(denoise, self.latents, generator if latents is None else latents),
             noise.shape,
             schedule=self.denoiser.schedule,
             sampler=sampler,
             grid=grid.to(noise.device),
-            options={"limit": limit} if clamps else {},
+            options={"limit": limit} if clamps else told,
             generator=generator,
             noise=noise,
             temperature=temperature,

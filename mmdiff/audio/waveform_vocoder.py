@@ -41,13 +41,13 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
     level_ahead : bool
         In a step the network is told the noise level that the step reaches, not the one it leaves, as
         ivanvovk's WaveGrad is used.
-    prediction : str
+    prediction, sigma_data
         As for :class:`WaveformDiffusion`.
 
     Raises
     ------
     InputError
-        The network is not for such spectrograms.
+        The network is not for such spectrograms, or a prior or a level ahead is asked of Langevin diffusion.
     """
 
     def __init__(
@@ -62,13 +62,19 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         prior: EnergyPrior | None = None,
         level_ahead: bool = False,
         prediction: str = "eps",
+        sigma_data: float = 1.0,
     ) -> None:
         if (network.n_mels, network.hop_length) != (mel.n_mels, mel.hop_length):
             raise InputError(
                 f"network with n_mels={network.n_mels}, hop_length={network.hop_length} must be for the mel's "
                 f"{mel.n_mels} bands and hop of {mel.hop_length}"
             )
-        super().__init__(network, schedule, steps, inference_betas, clamp, window, prediction)
+        if schedule.paired and (prior is not None or level_ahead):
+            raise InputError(
+                f"prior={prior} and level_ahead={level_ahead} must be left out with a schedule of pairs, "
+                f"{type(schedule).__name__}: both are of plain diffusion"
+            )
+        super().__init__(network, schedule, steps, inference_betas, clamp, window, prediction, sigma_data)
         self.mel, self.sample_rate = mel, mel.sample_rate
         self.prior, self.level_ahead = prior, level_ahead
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmdiff.diffusion.conditions import APART, joined, per_item, without_condition
 from mmdiff.diffusion.denoiser import DenoiserFunction, per_item_time
 from mmdiff.diffusion.denoiser_checks import SMALLEST_ALPHA
+from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.process import expand
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.errors import InputError
@@ -90,7 +91,7 @@ class ClassifierFree:
         guided = negative + self.scale * (positive - negative)
         if self.rescale > 0:
             guided = rescale_std(guided, positive, self.rescale)
-        return torch.where(per_item(inside, x), guided, positive) if limited else guided
+        return torch.where(per_item(inside, guided), guided, positive) if limited else guided
 
     def _both(
         self, x: Tensor, t: Tensor, cond: dict[str, Any], null: dict[str, Any]
@@ -171,8 +172,8 @@ class ClassifierGuidance:
         if self.scale == 0:
             return x0
         with gradients_on():
-            leaf = fresh_leaf(x)
-            total = self.log_prob(leaf, usable(t)).sum()
+            leaf, seen = moved_by_data(x, t, self.schedule)
+            total = self.log_prob(seen, usable(t)).sum()
             (gradient,) = torch.autograd.grad(total, leaf)
         return x0 + self.scale * score_to_x0_factor(self.schedule, t, x0) * gradient
 
@@ -245,6 +246,20 @@ def _modules_in(denoiser: object) -> Iterator[nn.Module]:
 def fresh_leaf(x: Tensor) -> Tensor:
     """Copy x into a tensor that gradients can be taken for. Call inside :func:`gradients_on`."""
     return x.detach().clone().requires_grad_(True)
+
+
+def moved_by_data(x: Tensor, t: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """Make a leaf (B, C, *space) for gradients by what the state says of the data, and the state that follows it.
+
+    A plain state is its own leaf. A pair moves as its reduced state does, along the mean that data give it, so that
+    formulas in α, σ and gradients by the state hold for both. Call inside :func:`gradients_on`.
+    """
+    if not schedule.paired:
+        leaf = fresh_leaf(x)
+        return leaf, leaf
+    assert isinstance(schedule, CriticallyDamped)
+    leaf = fresh_leaf(torch.zeros_like(x[:, 0]))
+    return leaf, schedule.shifted(usable(x), leaf, usable(t))
 
 
 def usable(value: Any) -> Any:

@@ -189,6 +189,12 @@ class CriticallyDamped(VariancePreserving):
         alpha = expand_like(self(t).alpha, x)
         return (alpha * (of_x * x + of_v * v)).to(u.dtype)
 
+    def shifted(self, u: Tensor, by: Tensor, t: Tensor | float) -> Tensor:
+        """Move a pair as more of x_0 would, so that its reduced state moves by ``by`` (B, C, *space)."""
+        at = self.levels_like(t, by)
+        change = by / expand_like(self(t).alpha, by)
+        return u + torch.stack([at.mean_x * change, at.mean_v * change], 1).to(u.dtype)
+
     def lift(self, state: Tensor, t: Tensor | float, noise: Tensor) -> Tensor:
         """Inverse of :meth:`reduce`: draw a pair (B, 2, C, *space) that reduces to the state, by normal noise."""
         at = self.levels_like(t, state)

@@ -30,8 +30,8 @@ from mmdiff.diffusion.denoiser import DenoiserFunction, per_item_time
 from mmdiff.diffusion.denoiser_checks import SMALLEST_ALPHA
 from mmdiff.diffusion.guidance import (
     constant_parameters,
-    fresh_leaf,
     gradients_on,
+    moved_by_data,
     score_to_x0_factor,
     usable,
 )
@@ -86,6 +86,11 @@ class NoisedReplacement:
         Source of eps: one for the batch, one per item, or None for torch's own. With one per item, not the
         sampler's own, an item depends on its own seeds only.
 
+    Raises
+    ------
+    InputError
+        The schedule is one of pairs.
+
     References
     ----------
     Song et al. (2021), "Score-based generative modeling through SDEs", appendix I.2,
@@ -97,6 +102,13 @@ class NoisedReplacement:
     measurement: Measurement
     schedule: Schedule
     generator: Generators = None
+
+    def __post_init__(self) -> None:
+        if self.schedule.paired:
+            raise InputError(
+                f"schedule={type(self.schedule).__name__} must not be one of pairs, of which both parts would have to "
+                "be noised; take Replacement or ReconstructionGuidance"
+            )
 
     def __call__(self, x: Tensor, t: Tensor | float, **cond: Any) -> Tensor:
         """Return x0, shape (B, C, *space), with A x0 = y."""
@@ -199,8 +211,8 @@ class ReconstructionGuidance:
         """
         t = per_item_time(t, x)
         with gradients_on(), constant_parameters(self.denoiser):
-            leaf = fresh_leaf(x)
-            x0 = self.denoiser(leaf, usable(t), **{name: usable(value) for name, value in cond.items()})
+            leaf, seen = moved_by_data(x, t, self.schedule)
+            x0 = self.denoiser(seen, usable(t), **{name: usable(value) for name, value in cond.items()})
             if not x0.requires_grad:
                 raise InputError(
                     "denoiser must be differentiable in x, but its result carries no gradient; remove "

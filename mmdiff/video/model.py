@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from mmdiff.diffusion.denoiser import Denoiser
+from mmdiff.diffusion.building import build_denoiser, usual_sampler
 from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.schedules import Schedule
+from mmdiff.errors import InputError
+from mmdiff.latent.autoencoder import Autoencoder
 from mmdiff.nn.latents import LatentMapping
 from mmdiff.registry import register
 from mmdiff.video.captions import CaptionEncoder
@@ -26,7 +29,8 @@ class ClipModel(nn.Module):
         Called as ``network(x, level, **conditions)``; a :class:`ConditionedNetwork` takes conditions by name.
     schedule : Schedule
     prediction, noise_input, dynamic_threshold
-        See :class:`mmdiff.diffusion.denoiser.Denoiser`.
+        See :class:`mmdiff.diffusion.denoiser.Denoiser`, and :func:`mmdiff.diffusion.building.build_denoiser` for
+        schedules of pairs, which make it Langevin diffusion.
     channels, frames, size, fps
         Of the clips it was trained on: colours, frames, (height, width) in pixels, frames a second.
     mean, std : float
@@ -38,6 +42,8 @@ class ClipModel(nn.Module):
     log_snr_range : (float, float), optional
         First and last finite log-SNR of the grids "log_snr" and "karras": what clips show is decided between some
         levels of noise, and steps elsewhere are wasted. Default: those of the grids.
+    autoencoder : Autoencoder, optional
+        Trained and standardised already, and not trained further: its latents of normalised pixels are diffused.
 
     Attributes
     ----------
@@ -64,17 +70,19 @@ class ClipModel(nn.Module):
         guidance: float = 1.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         log_snr_range: tuple[float, float] | None = None,
+        autoencoder: Autoencoder | None = None,
     ) -> None:
         super().__init__()
-        limits = ((-1 - mean) / std, (1 - mean) / std) if clamp else None
-        self.denoiser = Denoiser(
+        limits = ((-1 - mean) / std, (1 - mean) / std) if clamp and autoencoder is None else None
+        self.denoiser = build_denoiser(
             network, schedule, prediction, noise_input, clamp=limits, dynamic_threshold=dynamic_threshold
         )
         self.channels, self.frames, self.size, self.fps = channels, frames, tuple(size), fps
         self.mean, self.std = mean, std
-        self.steps, self.sampler, self.grid = steps, sampler, grid
+        self.steps, self.sampler, self.grid = steps, usual_sampler(schedule, sampler), grid
         self.guidance, self.guidance_interval = guidance, guidance_interval
         self.log_snr_range = log_snr_range
+        self.autoencoder = None if autoencoder is None else _frozen(autoencoder, channels)
 
     @property
     def network(self) -> nn.Module:
@@ -111,16 +119,48 @@ class ClipModel(nn.Module):
         ends = dict(zip(("lambda_min", "lambda_max"), self.log_snr_range or (), strict=False))
         return make_grid(self.grid, self.denoiser.schedule, steps, **ends)
 
-    def to_model(self, video: Tensor) -> Tensor:
-        """Pixels, uint8 or in [-1, 1], to what is diffused; any shape."""
+    def state_shape(self, video: Sequence[int]) -> tuple[int, ...]:
+        """Shape of what is diffused for clips of a shape (B, C, F, H, W)."""
+        if self.autoencoder is None:
+            return tuple(video)
+        space = (size // factor for size, factor in zip(video[2:], self.autoencoder.factor, strict=True))
+        return (video[0], self.autoencoder.latents, *space)
+
+    def to_model(self, video: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Pixels, uint8 or in [-1, 1], to what is diffused.
+
+        Parameters
+        ----------
+        video : Tensor
+            Of any shape; for a model of latents (B, C, F, H, W).
+        generator : torch.Generator, optional
+            Source of the noise of latents; without it they are their means.
+        """
         pixels = video if video.is_floating_point() else video.float() / 127.5 - 1
-        return (pixels - self.mean) / self.std
+        pixels = (pixels - self.mean) / self.std
+        if self.autoencoder is None:
+            return pixels
+        with torch.no_grad():
+            posterior = self.autoencoder.encode(pixels)
+            return posterior.mean if generator is None else posterior.sample(generator)
 
     def from_model(self, state: Tensor) -> Tensor:
-        """What is diffused to pixels, clamped to [-1, 1]; any shape."""
-        return (state * self.std + self.mean).clamp(-1, 1)
+        """What is diffused to pixels, clamped to [-1, 1]; any shape, or for a model of latents (B, C, F, H, W)."""
+        pixels = state if self.autoencoder is None else self.autoencoder.decode(state)
+        return (pixels * self.std + self.mean).clamp(-1, 1)
 
     def caption_ids(self, captions: Sequence[str | None]) -> Tensor:
         """Ids of captions for the condition of its text encoder."""
         assert self.captions is not None
         return self.captions.ids(captions)
+
+
+def _frozen(autoencoder: Autoencoder, channels: int) -> Autoencoder:
+    alone = autoencoder.dims == 3 and autoencoder.factor[0] == 1 and autoencoder.reach[0] == 0
+    if not alone or autoencoder.channels != channels:
+        raise InputError(
+            f"autoencoder must be one of dims=3 for channels={channels} that sees frames one by one, its factors and "
+            f"kernel 1 along time, but has dims={autoencoder.dims}, channels={autoencoder.channels}, "
+            f"factor={autoencoder.factor} and reach={autoencoder.reach}: videos of any length are made block by block"
+        )
+    return autoencoder.requires_grad_(False)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmdiff.diffusion.building import build_objective
 from mmdiff.diffusion.conditions import drop_condition
+from mmdiff.diffusion.hybrid_score import HybridScoreMatching
 from mmdiff.diffusion.objectives import Objective
 from mmdiff.diffusion.schedules import Levels
 from mmdiff.diffusion.times import LogNormal, Stratified, Times
@@ -108,7 +110,7 @@ class ClipTask(nn.Module):
         Weigh the squared error of x0 with σ^-balance, where σ is the noise level relative to the clip's, σ/(α√F);
         within [1/50, 1]. The exponent by which the error itself grows gives every noise level an equal share of the
         loss, and the strokes of a figure, that show at middling noise, more than the v loss gives them. Default: the
-        v loss.
+        v loss, or that of the velocity's noise for Langevin diffusion.
     times : Times, optional
         At which the model is trained, instead of those that ``noise`` says.
     """
@@ -127,19 +129,19 @@ class ClipTask(nn.Module):
         self.text, self.balance, self.times = text, balance, times
         self.model, self.noise, self.drop, self.still_weight = model, noise, drop, still_weight
 
-    def objective(self, frames: int) -> Objective:
+    def objective(self, frames: int) -> Objective | HybridScoreMatching:
         """The loss for clips of so many frames; 1 is for images."""
         mean, std = self.noise
         times = self.times or Stratified(LogNormal(mean + math.log(frames) / 2, std))
         schedule, balance = self.model.denoiser.schedule, self.balance
         if balance is None:
-            return Objective(schedule, target="v", times=times)
+            return build_objective(schedule, times=times)
 
         def weight(levels: Levels) -> Tensor:
             relative = levels.sigma / (levels.alpha * math.sqrt(frames))
             return relative.pow(-balance).clamp(_FAINTEST, 1.0)
 
-        return Objective(schedule, target="x0", weighting=weight, times=times)
+        return build_objective(schedule, target="x0", weighting=weight, times=times)
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch of :func:`mmdiff.video.data.collate_clips`: "loss" and its parts.
@@ -163,6 +165,6 @@ class ClipTask(nn.Module):
 
     def _loss(self, video: Tensor, cond: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         cond = without_some(self.model, cond, self.drop, generator)
-        x0 = self.model.to_model(video)
+        x0 = self.model.to_model(video, generator)
         objective = self.objective(video.shape[2])
         return objective(self.model.denoiser, x0, generator=generator, **cond).mean()

@@ -55,6 +55,8 @@ class SpaceTimeUNet(nn.Module):
         Channels of an attention head.
     checkpointing : bool
         Compute each block again in the backward pass instead of keeping its insides.
+    inputs : int, optional
+        Channels of a frame as it is shown; default: ``channels``. Twice as many for pairs of frames and velocities.
 
     Raises
     ------
@@ -78,6 +80,7 @@ class SpaceTimeUNet(nn.Module):
         clock: int = 16,
         head_width: int = 32,
         checkpointing: bool = False,
+        inputs: int | None = None,
     ) -> None:
         super().__init__()
         if len(mixing) != len(widths):
@@ -100,7 +103,7 @@ class SpaceTimeUNet(nn.Module):
             layers = [_mixing(kind, width, head_width, tokens) for kind in kinds[level]]
             return nn.ModuleList([*(ResidualBlock(n, width, embedding) for n in inputs), *layers])
 
-        folded = (channels + planes) * patch**2 + 2  # two planes say where a place is
+        folded = ((inputs or channels) + planes) * patch**2 + 2  # two planes say where a place is
         self.read = conv(2, folded, widths[0], 3)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
@@ -135,7 +138,7 @@ class SpaceTimeUNet(nn.Module):
 
         Parameters
         ----------
-        x : Tensor, shape (B, C, F, H, W)
+        x : Tensor, shape (B, inputs, F, H, W)
             H and W divisible by ``stride``.
         level : Tensor, shape (B,)
             Noise level as log-SNR.

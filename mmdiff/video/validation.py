@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mmdiff.diffusion.adversarial import with_latents
+from mmdiff.diffusion.building import build_objective
 from mmdiff.diffusion.guidance import ClassifierFree
-from mmdiff.diffusion.objectives import Objective
 from mmdiff.diffusion.samplers import sample
 from mmdiff.training.data import IndexedData
 from mmdiff.training.log import Validation
@@ -95,7 +95,7 @@ def noise_losses(
 ) -> dict[str, float]:
     """Loss of v at fixed noise levels, with fixed noise, on clips 0 ... ``count`` - 1; ``text`` as for ClipTask."""
     schedule = model.denoiser.schedule
-    objective = Objective(schedule, target="v")
+    objective = build_objective(schedule, target="v")
     totals = np.zeros(len(noise))
     for first in range(0, count, batch):
         numbers = range(first, min(first + batch, count))
@@ -135,7 +135,7 @@ def generate(
     generators = [torch.Generator(video.device).manual_seed(seed) for seed in list(seeds)[: len(video)]]
     state = sample(
         with_latents(denoiser, model.latents, generators),
-        tuple(video.shape),
+        model.state_shape(video.shape),
         schedule=model.denoiser.schedule,
         sampler=model.sampler,
         grid=model.times(steps or model.steps),

@@ -58,14 +58,16 @@ class DiffWave(WaveformNetwork):
         Size of the step's vector.
     latents : int >= 0
         Size of random vectors z that make the network a generator; they go where labels go. 0 for none.
+    inputs : int > 0
+        Channels of what it sees: 2 for a waveform with its velocity, as a denoiser of pairs shows it.
+    noise_input : str
+        Of the denoiser: "log_snr" where there is no table of steps. Between whole numbers the code is interpolated.
 
     Raises
     ------
     InputError
         A size is out of range.
     """
-
-    noise_input = "aligned_index"
 
     def __init__(
         self,
@@ -77,16 +79,23 @@ class DiffWave(WaveformNetwork):
         classes: int = 0,
         step_width: int = 512,
         latents: int = 0,
+        inputs: int = 1,
+        noise_input: str = "aligned_index",
     ) -> None:
         super().__init__()
-        if min(channels, layers, cycle, step_width, *factors) < 1 or min(n_mels, classes, latents) < 0:
+        if (
+            min(channels, layers, cycle, step_width, inputs, *factors) < 1
+            or min(n_mels, classes, latents) < 0
+        ):
             raise InputError(
-                f"channels={channels}, layers={layers}, cycle={cycle}, factors={tuple(factors)} and step_width="
-                f"{step_width} must be at least 1, n_mels={n_mels}, classes={classes} and latents={latents} at least 0"
+                f"channels={channels}, layers={layers}, cycle={cycle}, factors={tuple(factors)}, inputs={inputs} and "
+                f"step_width={step_width} must be at least 1, n_mels={n_mels}, classes={classes} and "
+                f"latents={latents} at least 0"
             )
         self.n_mels, self.channels, self.classes, self.latents = n_mels, channels, classes, latents
         self.hop_length = math.prod(factors) if n_mels else 1
-        self.wave_in = he_normal(conv(1, 1, channels, 1))
+        self.inputs, self.noise_input = inputs, noise_input
+        self.wave_in = he_normal(conv(1, inputs, channels, 1))
         self.embed_step = StepEmbedding(step_width)
         self.upsample = MelUpsampler(factors) if n_mels else None
         self.embed_label = nn.Embedding(classes + 1, CODE) if classes else None
@@ -123,10 +132,10 @@ class DiffWave(WaveformNetwork):
 
         Parameters
         ----------
-        x : Tensor, shape (B, 1, samples)
+        x : Tensor, shape (B, inputs, samples)
             Noisy waveform.
-        level : Tensor, shape (B,), >= 0
-            Step of the training table, counted from 0 and possibly between two.
+        level : Tensor, shape (B,)
+            Step of the training table, counted from 0 and possibly between two, or the log-SNR.
         mel : Tensor, shape (B, n_mels, frames), for a network that has n_mels
             Spectrogram of ``samples = frames * hop_length``.
         label : Tensor, shape (B,), int64, for a network that has classes

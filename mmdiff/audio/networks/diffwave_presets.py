@@ -1,27 +1,29 @@
-"""DiffWave in the sizes of its paper, and small."""
+"""DiffWave in the sizes of its paper, and small; ``options`` are further arguments of :class:`DiffWave`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from mmdiff.audio.networks.diffwave import DiffWave
 from mmdiff.audio.networks.waveform import upsampling_factors
 
 
-def diffwave_base(n_mels: int = 80, hop_length: int = 256) -> DiffWave:
+def diffwave_base(n_mels: int = 80, hop_length: int = 256, **options: Any) -> DiffWave:
     """Build the paper's Base vocoder, 64 channels and 30 layers: 2,619,971 parameters (section 5.1).
 
     It is also the network of the ``diffwave`` package by LMNT, whose checkpoints ``mmdiff convert`` reads.
     """
-    return DiffWave(n_mels, 64, 30, 10, _two_factors(hop_length))
+    return DiffWave(n_mels, 64, 30, 10, _two_factors(hop_length), **options)
 
 
-def diffwave_large(n_mels: int = 80, hop_length: int = 256) -> DiffWave:
+def diffwave_large(n_mels: int = 80, hop_length: int = 256, **options: Any) -> DiffWave:
     """Build the paper's Large vocoder, 128 channels and 30 layers: 6,885,315 parameters (section 5.1)."""
-    return DiffWave(n_mels, 128, 30, 10, _two_factors(hop_length))
+    return DiffWave(n_mels, 128, 30, 10, _two_factors(hop_length), **options)
 
 
-def diffwave_small(n_mels: int = 80, hop_length: int = 256) -> DiffWave:
+def diffwave_small(n_mels: int = 80, hop_length: int = 256, **options: Any) -> DiffWave:
     """Build a vocoder of 32 channels and 20 layers, 387,011 parameters, for one processor core."""
-    return DiffWave(n_mels, 32, 20, 10, _two_factors(hop_length), step_width=128)
+    return DiffWave(n_mels, 32, 20, 10, _two_factors(hop_length), step_width=128, **options)
 
 
 def diffwave_sound(classes: int = 0) -> DiffWave:

@@ -13,12 +13,14 @@ from mmdiff.errors import InputError
 
 
 class WaveformNetwork(nn.Module, ABC):
-    """A network that finds the noise in a waveform: ``network(x, level, mel=mel) -> eps``, x (B, 1, samples).
+    """A network that finds the noise in a waveform: ``network(x, level, mel=mel) -> eps``, eps (B, 1, samples).
 
     Attributes
     ----------
     noise_input : str
         What the network is told of the noise; see :class:`mmdiff.diffusion.denoiser.Denoiser`.
+    inputs : int
+        Channels of x: 1 for a waveform, 2 for one with its velocity.
     n_mels : int
         Bands of the spectrogram that steers it; 0 for none.
     hop_length : int
@@ -34,6 +36,7 @@ class WaveformNetwork(nn.Module, ABC):
     """
 
     noise_input: str
+    inputs: int = 1
     n_mels: int
     hop_length: int
     classes: int = 0
@@ -88,9 +91,9 @@ class WaveformNetwork(nn.Module, ABC):
                     f"mel of shape {tuple(mel.shape)} must be (batch, n_mels={self.n_mels}, frames); "
                     "compute it with the model's own mel definition"
                 )
-        if samples == 0 or x.shape != (batch, 1, samples):
+        if samples == 0 or x.shape != (batch, self.inputs, samples):
             raise InputError(
-                f"x of shape {tuple(x.shape)} must be (batch={batch}, 1, samples={samples}): {rule}"
+                f"x of shape {tuple(x.shape)} must be (batch={batch}, {self.inputs}, samples={samples}): {rule}"
             )
         if level.shape != (batch,):
             raise InputError(
