@@ -95,6 +95,7 @@ class Autoencoder(nn.Module):
         taps = _for_each(dims, kernel)
         self.steps = tuple(_for_each(dims, factor) for factor in factors)
         _check(dims, widths, self.steps, taps, norm, deviation)
+        self.compute_dtype: torch.dtype | None = None  # half precision, set by whoever runs it
         self.dims, self.channels, self.latents, self.norm = dims, channels, latents, norm
         self.factor = tuple(math.prod(each) for each in zip(*self.steps, strict=True))
         self.reach = _reach(self.steps, taps, blocks)
@@ -148,12 +149,14 @@ class Autoencoder(nn.Module):
         if x.ndim != self.dims + 2 or x.shape[1] != self.channels or not x.numel():
             space = ", ".join(("space",) * self.dims)
             raise InputError(f"x.shape={tuple(x.shape)} must be (B, {self.channels}, {space}), and not empty")
-        h = self.read(fold(self._filled(x), self.steps[0]))
-        for level, blocks in enumerate(self.fine):
-            if level:
-                h = self.shrink[level - 1](fold(h, self.steps[level]))
-            h = blocks(h)
-        mean, log_std = self.code(h).chunk(2, 1)
+        with self._precision(x.device):
+            h = self.read(fold(self._filled(x), self.steps[0]))
+            for level, blocks in enumerate(self.fine):
+                if level:
+                    h = self.shrink[level - 1](fold(h, self.steps[level]))
+                h = blocks(h)
+            code = self.code(h)
+        mean, log_std = code.to(torch.promote_types(code.dtype, torch.float32)).chunk(2, 1)
         shift, scale = (self._along(each) for each in (self.shift, self.scale))
         log_std = log_std.clamp(_LEAST, _MOST)
         return Posterior((mean - shift) / scale, log_std - scale.log())
@@ -170,12 +173,14 @@ class Autoencoder(nn.Module):
             raise InputError(
                 f"z.shape={tuple(z.shape)} must have {self.latents} channels and {self.dims} dimensions"
             )
-        h = self.decode_in(z * self._along(self.scale) + self._along(self.shift))
-        for level in reversed(range(len(self.coarse))):
-            h = self.coarse[level](h)
-            if level:
-                h = unfold(self.grow[level - 1](h), self.steps[level])
-        return unfold(self.write(h), self.steps[0])
+        with self._precision(z.device):
+            h = self.decode_in(z * self._along(self.scale) + self._along(self.shift))
+            for level in reversed(range(len(self.coarse))):
+                h = self.coarse[level](h)
+                if level:
+                    h = unfold(self.grow[level - 1](h), self.steps[level])
+            cells = self.write(h)
+        return unfold(cells.to(torch.promote_types(cells.dtype, torch.float32)), self.steps[0])
 
     def nll(self, x: Tensor, decoded: Tensor) -> Tensor:
         """-log p(x | z) of data (B, C, *space), given what z decodes to, in nats: (B,)."""
@@ -218,6 +223,10 @@ class Autoencoder(nn.Module):
         if not any(missing):
             return x
         return functional.pad(x, [n for size in reversed(missing) for n in (0, size)], mode="replicate")
+
+    def _precision(self, device: torch.device) -> torch.autocast:
+        dtype = self.compute_dtype or torch.bfloat16
+        return torch.autocast(device.type, dtype=dtype, enabled=self.compute_dtype is not None)
 
     def _along(self, values: Tensor) -> Tensor:
         return values.view(-1, *(1,) * self.dims)

@@ -80,7 +80,7 @@ class Drawing:
         generators = [torch.Generator(self.device).manual_seed(seed) for seed in self.seeds(begin)]
         state = sample(
             with_latents(denoiser, model.latents, generators),
-            (len(request), model.channels, end - begin, *request.edit.size),
+            model.state_shape((len(request), model.channels, end - begin, *request.edit.size)),
             schedule=model.denoiser.schedule,
             sampler=str(sampling.sampler),
             grid=sampling.grid,
@@ -103,11 +103,7 @@ class Drawing:
     ) -> tuple[DenoiserFn, dict[str, Tensor], Measurement | None]:
         """What a sampler of these frames runs on: guided denoiser, conditions for it, and what is known."""
         model = self.model
-        scaled = dataclasses.replace(
-            known,
-            video=model.to_model(known.video),
-            small=None if known.small is None else model.to_model(known.small),
-        )
+        scaled = _in_model(known, model)
         told = {**self._conditions(begin, end), **self._given(scaled, self.seeds(begin))}
         measurement = scaled.measurement(means=self.method != "trained")
         denoiser = self._guided(told, torch.arange(begin, end, device=self.device))
@@ -170,6 +166,14 @@ class Drawing:
             noise = torch.stack([torch.randn(small.shape[1:], generator=each) for each in generators])
             told["small"] = noised(small, self.request.sampling.noise, noise.to(small))
         return told
+
+
+def _in_model(known: Known, model: ClipModel) -> Known:
+    """What is known, in the model's range or, as frames are known whole, in its latents."""
+    small = None if known.small is None else model.to_model(known.small)
+    _, _, down, right = (1, 1, 1, 1) if model.autoencoder is None else (1, *model.autoencoder.factor)
+    mask = known.mask[..., ::down, ::right]
+    return dataclasses.replace(known, video=model.to_model(known.video), mask=mask, small=small)
 
 
 def block_seed(seed: int, begin: int) -> int:

@@ -74,6 +74,12 @@ class Edit:
         }
         return dataclasses.replace(self, **cut)
 
+    @property
+    def of_whole_frames(self) -> bool:
+        """Whether each frame is known in every pixel or in none."""
+        frames = None if self.mask is None else self.mask.movedim(2, 0).flatten(1)
+        return self.small is None and (frames is None or bool((frames.all(1) | ~frames.any(1)).all()))
+
     def whole(self) -> list[bool]:
         """For each frame, whether it is known in every pixel."""
         known = [False] * self.frames

@@ -65,6 +65,10 @@ def evaluate_clip_likelihood(
         raise InputError(f"count={count} must be positive")
     if "small" in gen.model.conditions:
         raise InputError("the model must make clips by itself, and it makes large ones of small ones")
+    if gen.model.autoencoder is not None:
+        raise InputError(
+            "the model must diffuse pixels, whose bits are counted here, and it diffuses latents of them"
+        )
     sets: dict[str, list[Item]] = {}
     if is_digit_model(gen.model):
         digits = MovingDigits("test", frames=gen.model.frames, size=gen.model.size[0], seed=seed)

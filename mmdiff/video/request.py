@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -297,11 +298,17 @@ def _caption_notes(model: ClipModel, prompts: Sequence[str | None]) -> list[str]
 def stride(model: ClipModel) -> int:
     """What height and width must be divisible by."""
     network = model.network.network if isinstance(model.network, ConditionedNetwork) else model.network
-    return int(getattr(network, "stride", 1))
+    cells = 1 if model.autoencoder is None else math.lcm(*model.autoencoder.factor[1:])
+    return int(getattr(network, "stride", 1)) * cells
 
 
 def _size_notes(model: ClipModel, edit: Edit) -> list[str]:
     unit = stride(model)
+    if model.autoencoder is not None and not edit.of_whole_frames:
+        raise InputError(
+            "edit must know frames whole or not at all: the model diffuses latents, each of which stands for a square "
+            "of pixels; it can go on with clips, fill in frames and make loops, and a model of pixels does the rest"
+        )
     if any(side < 1 or side % unit for side in edit.size):
         near = [max(unit, unit * round(side / unit)) for side in edit.size]
         raise InputError(

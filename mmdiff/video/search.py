@@ -81,7 +81,7 @@ class ClipProblem(GridProblem):
         drawing = Drawing(model, request, gen.device, lambda *_: None)
         known = request.edit.part(0, request.edit.frames, model.channels, gen.device)
         denoiser, told, _ = drawing.denoiser(0, request.edit.frames, known)
-        shape = (len(request), model.channels, request.edit.frames, *request.edit.size)
+        shape = model.state_shape((len(request), model.channels, request.edit.frames, *request.edit.size))
         generators = [torch.Generator(gen.device).manual_seed(seed) for seed in drawing.seeds(0)]
         noise = draw_noise(shape, torch.empty(0, device=gen.device), generators)
         return local_errors(
