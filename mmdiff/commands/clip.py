@@ -128,7 +128,8 @@ def clip(
     mmdiff clip --outpaint seven.mp4 --margins 8 8 0 0
     mmdiff clip --upscale small.gif --factor 2 2
     """
-    from mmdiff.commands.clip_inputs import read_prompts, read_source
+    from mmdiff.commands.clip_inputs import read_source
+    from mmdiff.commands.clip_options import read_prompts
     from mmdiff.commands.pipelines import load_pipeline
     from mmdiff.video.generator import ClipGenerator
 

@@ -1,4 +1,4 @@
-"""What ``mmdiff clip`` reads: prompts, videos and pictures, brought to what the model works on."""
+"""What ``mmdiff clip`` reads: videos and pictures, brought to what the model works on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmdiff.commands.clip_options import option, read_margins, read_size
 from mmdiff.errors import InputError
 from mmdiff.video import edits, io
 from mmdiff.video.edits import Edit
@@ -61,38 +62,6 @@ class Source:
         return self.tag not in (None, TAGS["keyframes"])
 
 
-def read_prompts(prompt: str | None, file: str | None) -> list[str | None]:
-    """Prompts of the command line, or of a text file's lines.
-
-    Raises
-    ------
-    InputError
-        Both are given, or the file cannot be read or is empty.
-    """
-    if file is None:
-        return [prompt]
-    if prompt is not None:
-        raise InputError(f"prompt={prompt!r} and prompts={file!r} must not both be given; keep one")
-    try:
-        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"prompts={file!r} cannot be read as text: {error}") from None
-    texts: list[str | None] = [line.strip() for line in lines if line.strip()]
-    if not texts:
-        raise InputError(f"prompts={file!r} must have at least one line of text")
-    return texts
-
-
-def read_size(size: str | None) -> tuple[int, int] | None:
-    """Height and width of "32" or "32x48"."""
-    if size is None:
-        return None
-    sides = size.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise InputError(f"size={size!r} must be a number of pixels, or height x width such as 32x48")
-    return int(sides[0]), int(sides[-1])
-
-
 def read_source(
     gen: ClipGenerator,
     tasks: Mapping[str, str | list[str] | None],
@@ -120,22 +89,22 @@ def read_source(
     """
     for name, value in {**tasks, "mask": more["mask"]}.items():
         if value == "" or (isinstance(value, list) and "" in value):
-            raise InputError(f"{_option(name)} '' must name a file, or be left out")
+            raise InputError(f"{option(name)} '' must name a file, or be left out")
     chosen = [name for name, value in tasks.items() if value]
     if len(chosen) > 1:
         raise InputError(
-            f"{' and '.join(map(_option, chosen))} must not be given together; do one after the other"
+            f"{' and '.join(map(option, chosen))} must not be given together; do one after the other"
         )
     for name, task in _NEEDS.items():
         if more[name] and task not in chosen:
-            raise InputError(f"{_option(name)} must come with {_option(task)}")
+            raise InputError(f"{option(name)} must come with {option(task)}")
     wanted, rate = read_size(size), gen.fps if fps is None else fps
     if not chosen:
         length = gen.model.frames if frames is None else frames
         return Source(edits.blank(length, wanted or _trained(gen)), (), None, rate)
     task = chosen[0]
     if frames is not None and task not in ("continue_from", "keyframes"):
-        raise InputError(f"frames={frames} must be left out with {_option(task)}: the video decides")
+        raise InputError(f"frames={frames} must be left out with {option(task)}: the video decides")
     if task == "keyframes":
         return _read_keyframes(gen, list(tasks[task] or ()), more["places"], frames, wanted, rate)
     path = Path(str(tasks[task])).expanduser()
@@ -163,7 +132,7 @@ def _edited(
             notes = (*notes, f"{files[-1].name} is white everywhere: everything is painted anew")
         edit = edits.inpainting(video, paint)
     elif task == "outpaint":
-        margins = _margins(more["margins"])
+        margins = read_margins(more["margins"])
         edit = edits.outpainting(video, **margins, unit=stride(gen.model))
         if sound is not None and margins["before"]:
             silence = sound[0].new_zeros(len(sound[0]), round(margins["before"] / rate * sound[1]))
@@ -274,18 +243,6 @@ def _alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(height * wide - width * tall) <= min(max(one), max(other))
 
 
-def _margins(given: Sequence[int]) -> dict[str, int]:
-    sides = ("left", "right", "top", "bottom", "before", "after")
-    if len(given) not in (1, 4, 6):
-        raise InputError(
-            f"margins={list(given)} must be 1 number for all sides, 4 for {', '.join(sides[:4])}, or 6 with frames "
-            "before and after"
-        )
-    return dict(zip(sides, list(given) * 4 if len(given) == 1 else given, strict=False)) | (
-        {"before": 0, "after": 0} if len(given) == 1 else {}
-    )
-
-
 def _suits(gen: ClipGenerator, size: tuple[int, int]) -> bool:
     unit, trained = stride(gen.model), gen.model.size[0] * gen.model.size[1]
     return not any(side % unit for side in size) and trained / _NEAR < size[0] * size[1] < _NEAR * trained
@@ -300,7 +257,3 @@ def _channels(gen: ClipGenerator, video: Tensor) -> Tensor:
     if gen.model.channels == 1:
         return video.float().mean(0, keepdim=True).round().to(torch.uint8)
     return video
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

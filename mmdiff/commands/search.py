@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmdiff.audio.vocoder import Vocoder
     from mmdiff.diffusion.search import Ledger
     from mmdiff.media.grid_search import GridProblem
-    from mmdiff.media.grid_tables import GridTable
+    from mmdiff.media.searched_grids import GridTable
     from mmdiff.video.generator import ClipGenerator
 
 
@@ -156,7 +156,7 @@ def _clips(
 
 
 def _prompts(data: str | None, split: str | None, limit: int) -> Sequence[str | None]:
-    from mmdiff.commands.clip_inputs import read_prompts
+    from mmdiff.commands.clip_options import read_prompts
     from mmdiff.video.layouts import find_videos
 
     if data is None:

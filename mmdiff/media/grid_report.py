@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from mmdiff.files import atomic_file
-from mmdiff.media.grid_tables import GridTable
+from mmdiff.media.searched_grids import GridTable
 from mmdiff.media.tables import markdown_table
 
 SEARCHED = "searched"

@@ -15,7 +15,7 @@ from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.diffusion.search import Ledger, Search, search_grid
 from mmdiff.errors import InputError
-from mmdiff.media.grid_tables import GridTable, SearchedGrid
+from mmdiff.media.searched_grids import GridTable, SearchedGrid
 
 OWN, ROUTE = "the model's own", "dynamic programming"
 """Names of the starts that are no names of grids."""

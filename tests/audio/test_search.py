@@ -18,7 +18,8 @@ from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.schedules import BetaTable, wavegrad_betas
 from mmdiff.errors import InputError
 from mmdiff.media.grid_search import ROUTE, search_table
-from mmdiff.media.grid_tables import GridTable, SearchedGrid, write_table
+from mmdiff.media.grid_tables import write_table
+from mmdiff.media.searched_grids import GridTable, SearchedGrid
 
 
 @pytest.fixture(scope="module")

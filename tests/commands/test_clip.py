@@ -11,7 +11,7 @@ from torch import Tensor
 
 import mmdiff
 from mmdiff.commands.clip_files import SHOWN, Strips, plan_outputs
-from mmdiff.commands.clip_inputs import read_size
+from mmdiff.commands.clip_options import read_size
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.errors import InputError
 from mmdiff.hub import save_model

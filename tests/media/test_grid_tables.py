@@ -11,8 +11,9 @@ import torch
 from mmdiff.diffusion.grids import make_grid, noise_table_grid
 from mmdiff.diffusion.schedules import BetaTable, CosineVP, LinearFlow, wavegrad_betas
 from mmdiff.errors import InputError
-from mmdiff.media.grid_tables import GridTable, SearchedGrid, find_grid, find_table, read_table, write_table
+from mmdiff.media.grid_tables import find_grid, find_table, read_table, write_table
 from mmdiff.media.scores import ScoreFile
+from mmdiff.media.searched_grids import GridTable, SearchedGrid
 
 FLOW, COSINE, TABLE = LinearFlow(), CosineVP(), BetaTable(wavegrad_betas())
 FAST = (7e-6, 1.4e-4, 2.1e-3, 2.8e-2, 3.5e-1, 7e-1)

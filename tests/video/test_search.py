@@ -12,7 +12,8 @@ from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.errors import InputError
 from mmdiff.media.grid_search import OWN, ROUTE, search_table
-from mmdiff.media.grid_tables import GridTable, read_table, write_table
+from mmdiff.media.grid_tables import read_table, write_table
+from mmdiff.media.searched_grids import GridTable
 from mmdiff.video.generator import ClipGenerator
 from mmdiff.video.model import ClipModel
 from mmdiff.video.search import ClipProblem
