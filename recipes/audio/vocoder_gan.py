@@ -5,7 +5,7 @@ the spectrogram judges the step. ``--plain true`` trains the same network for th
 as DiffWave is, at the same four steps. The model folder is ``RUN/model``. Run it with one of
 
     mmdiff run vocoder_gan.tiny                       # seconds; shows that everything works
-    mmdiff run vocoder_gan --fetch true               # 20 minutes, and the same again to go on after an interruption
+    mmdiff run vocoder_gan --fetch true               # 20 minutes of two threads; again, to go on if interrupted
     mmdiff run vocoder_gan --plain true --run_dir runs/vocoder_gan.plain
 """
 
@@ -45,7 +45,7 @@ def main(
     distance: float = 1.0,
     penalty: float = 0.05,
     every: int = 16,
-    minutes: float = 20.0,
+    minutes: float = 40.0,
     crop_frames: int = 30,
     batch_size: int = 8,
     learning_rate: float = 1e-3,
@@ -75,7 +75,7 @@ def main(
         distance: Weight of the spectral distance between what the generator draws and the recording.
         penalty: Of the critic's gradient at recordings, γ.
         every: Updates of which one computes the penalty, as many times stronger.
-        minutes: Of processor time, all threads together, that are trained.
+        minutes: Time of the processor that is trained: two threads use it up twice as fast.
         crop_frames: Length of training crops in hops.
         batch_size: Crops per update.
         learning_rate: Of the network.

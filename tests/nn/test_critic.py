@@ -93,3 +93,15 @@ def test_a_network_that_is_told_a_vector_takes_z() -> None:
     x, level, z = torch.zeros(2, 3, 4), torch.ones(2), randn(2, 5)
     network = LatentNetwork(Told(), 5, 6)
     torch.testing.assert_close(network(x, level, z=z), network.mapping(z))
+
+
+def test_folded_neighbours_and_a_vector_are_seen_and_judged_item_by_item() -> None:
+    critic = make(2, patch=(2, 3), vector=5, factors=(1, 1))
+    nn.init.normal_(critic.tell.weight)
+    shapes = ((4, 2, 4, 6), (4, 2, 4, 6), (4,))
+    shown = [randn(*shape, seed=n).requires_grad_() for n, shape in enumerate(shapes)]
+    vector = randn(4, 5, seed=3).requires_grad_()
+    scores = critic(*shown, vector=vector)
+    for gradient in torch.autograd.grad(scores[1], [*shown, vector]):
+        assert [bool(part.any()) for part in gradient] == [False, True, False, False]
+    assert critic.read.in_channels == 2 * 2 * 6
