@@ -39,6 +39,7 @@ def main(
     mel: str = "mmdiff-16k",
     plain: bool = False,
     betas: tuple[float, ...] = (0.001, 0.01, 0.1, 0.9),
+    sigma_data: float = 0.08,
     channels: int = 32,
     layers: int = 20,
     latents: int = 64,
@@ -47,7 +48,7 @@ def main(
     every: int = 16,
     minutes: float = 40.0,
     crop_frames: int = 30,
-    batch_size: int = 8,
+    batch_size: int = 4,
     learning_rate: float = 1e-3,
     critic_rate: float = 5e-4,
     ema: float = 0.998,
@@ -69,6 +70,7 @@ def main(
         plain: No generator and no critic: the network learns the mean of the noise at the same steps.
         betas: Noise variances of the steps, from the data on. Sound is quiet beside noise of deviation 1, so that steps
             of clips, whose first has a beta of 0.5, would leave all to the last.
+        sigma_data: Deviation of the recordings.
         channels: Width of DiffWave.
         layers: Its layers, whose dilations go from 1 to 512 and begin again.
         latents: Size of the random vector that the generator is told.
@@ -95,8 +97,9 @@ def main(
     network = DiffWave(
         spec.n_mels, channels, layers, 10, factors, step_width=128, latents=0 if plain else latents
     )
-    said = "eps" if plain else "x0"
-    vocoder = WaveformVocoder(spec, network, BetaTable(betas), len(betas), prediction=said)
+    vocoder = WaveformVocoder(
+        spec, network, BetaTable(betas), len(betas), prediction="edm", sigma_data=sigma_data
+    )
     critic = SpectrogramCritic(spec.n_mels, spec.hop_length)
     task = WaveformTask(vocoder, "l2") if plain else VocoderGAN(vocoder, critic, penalty, every, distance)
 
