@@ -7,6 +7,7 @@ is ``RUN/model``. Run it with one of
     mmdiff run spoken_digits.tiny                     # seconds; shows that everything works
     mmdiff run spoken_digits --fetch true             # spectrograms, for the shipped vocoder-16k
     mmdiff run spoken_digits.waveform                 # DiffWave without a vocoder
+    mmdiff run spoken_digits.langevin                 # spectrograms by critically damped Langevin diffusion
     mmdiff run spoken_digits --resume true            # go on after an interruption
 """
 
@@ -28,6 +29,7 @@ from mmdiff.audio.sound_model import SoundModel
 from mmdiff.audio.tasks import WaveformTask
 from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
+from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.schedules import BetaTable, CosineVP, diffwave_betas
 from mmdiff.hub import load_model, save_model
 from mmdiff.training import Trainer, load_weights
@@ -39,6 +41,7 @@ def main(
     fetch: bool = False,
     resume: bool = False,
     network: Literal["mel", "diffwave"] = "mel",
+    process: Literal["vp", "langevin"] = "vp",
     vocoder: str = "vocoder-16k",
     judge: str = "word-judge",
     seconds: float = 1.0,
@@ -70,6 +73,7 @@ def main(
         fetch: Build ``data`` from Debian's telephone prompts first (76 MB, needs apt-get).
         resume: Go on from the newest checkpoint in ``run_dir``.
         network: What is diffused: mel spectrograms, or the waveform itself by DiffWave.
+        process: "vp", plain diffusion, or "langevin": data coupled to a velocity, which alone gets noise (2112.07068).
         vocoder: Makes sound of the spectrograms; its sampling rate is the model's.
         judge: Recogniser of spoken digits that validates: a shipped model, or a folder of the recipe word_judge.
         seconds: Length of the sounds.
@@ -108,14 +112,20 @@ def main(
     }  # fmt: skip
     model: MelSoundModel | SoundModel
     task: MelSoundTask | WaveformTask
+    langevin = process == "langevin"
     if voice is not None:
         common |= scale_of(words, voice.mel)
         net = LabelledMelNet(voice.mel.n_mels, len(labels), bands, channels, depth)
-        model = MelSoundModel(net, CosineVP(), voice.mel, vocoder, **common)
+        model = MelSoundModel(
+            net, CriticallyDamped() if langevin else CosineVP(), voice.mel, vocoder, **common
+        )
         task = MelSoundTask(model, drop)
     else:
-        wave_net = DiffWave(0, channels, depth, min(depth, 12), classes=len(labels), step_width=128)
-        model = SoundModel(wave_net, BetaTable(diffwave_betas(table)), rate, **common)
+        seen: dict[str, Any] = {"inputs": 2, "noise_input": "log_snr"} if langevin else {}
+        wave_net = DiffWave(0, channels, depth, min(depth, 12), classes=len(labels), step_width=128, **seen)
+        said: dict[str, Any] = {"prediction": "mixed", "sigma_data": 0.1} if langevin else {}
+        schedule = CriticallyDamped() if langevin else BetaTable(diffwave_betas(table))
+        model = SoundModel(wave_net, schedule, rate, **common, **said)
         task = WaveformTask(model, "l2", drop)
     set_compute_dtype(model, pick_compute_dtype(pick_device(device), dtype))
 

@@ -6,6 +6,7 @@ The classics to compare with: every network evaluation works at the full samplin
     mmdiff run waveform_vocoder.tiny                        # seconds; shows that everything works
     mmdiff run waveform_vocoder --fetch true                # a small DiffWave on Debian's free speech
     mmdiff run waveform_vocoder.wavegrad --fetch true       # a small WaveGrad
+    mmdiff run waveform_vocoder.langevin                    # DiffWave in critically damped Langevin diffusion
     mmdiff run waveform_vocoder.ljspeech --data LJSpeech-1.1
     mmdiff run waveform_vocoder --resume true               # go on after an interruption
 """
@@ -26,11 +27,14 @@ from mmdiff.audio.networks.diffwave_presets import diffwave_base, diffwave_large
 from mmdiff.audio.networks.wavegrad_presets import wavegrad_base, wavegrad_large, wavegrad_small
 from mmdiff.audio.tasks import WaveformTask
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
+from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.schedules import BetaTable, diffwave_betas, diffwave_fast_betas, wavegrad_betas
 from mmdiff.hub import save_model
 from mmdiff.training import Trainer, load_weights
 
 Size = Literal["small", "base", "large"]
+Process = Literal["vp", "langevin"]
+LOUDNESS = 0.1  # standard deviation of speech
 
 
 def main(
@@ -41,6 +45,7 @@ def main(
     resume: bool = False,
     mel: str = "mmdiff-16k",
     network: Literal["diffwave", "wavegrad"] = "diffwave",
+    process: Process = "vp",
     size: Size = "small",
     crop_frames: int = 30,
     batch_size: int = 8,
@@ -66,6 +71,8 @@ def main(
         resume: Go on from the newest checkpoint in ``run_dir``.
         mel: Name of the mel preset; WaveGrad's "base" and "large" need a hop of 300.
         network: Whose network, noise levels and loss.
+        process: "vp", the papers' table of noise levels, or "langevin": the waveform is coupled to a velocity, and
+            noise enters that alone (2112.07068).
         size: The papers' two sizes (DiffWave 2.6 M and 6.9 M parameters, WaveGrad 15.9 M and 23.4 M), or a small
             one (0.4 M and 1.2 M).
         crop_frames: Length of training crops in hops; the papers' are 62 of 256 samples, and 24 of 300.
@@ -86,7 +93,7 @@ def main(
     torch.manual_seed(seed)
     spec = preset(mel)
     build = build_diffwave if network == "diffwave" else build_wavegrad
-    vocoder = build(spec, size, sampling_steps)
+    vocoder = build(spec, size, sampling_steps, process)
 
     hop, rate = spec.hop_length, spec.sample_rate
     train, valid = find_train_valid(data, layout)
@@ -113,19 +120,28 @@ def main(
     save_model(vocoder, run_dir / "model")
 
 
-def build_diffwave(spec: MelSpec, size: Size, steps: int) -> WaveformVocoder:
-    """Build a DiffWave: the large one is trained at 200 noise levels, the others at 50."""
+def build_diffwave(spec: MelSpec, size: Size, steps: int, process: Process) -> WaveformVocoder:
+    """Build a DiffWave: the large one is trained at 200 noise levels, the others at 50; with a velocity, at all."""
     sizes = {"small": diffwave_small, "base": diffwave_base, "large": diffwave_large}
+    if process == "langevin":
+        network = sizes[size](spec.n_mels, spec.hop_length, inputs=2, noise_input="log_snr")
+        return WaveformVocoder(
+            spec, network, CriticallyDamped(), steps, prediction="mixed", sigma_data=LOUDNESS
+        )
     table = 200 if size == "large" else 50
     network = sizes[size](spec.n_mels, spec.hop_length)
     schedule = BetaTable(diffwave_betas(table))
     return WaveformVocoder(spec, network, schedule, steps, diffwave_fast_betas(table))
 
 
-def build_wavegrad(spec: MelSpec, size: Size, steps: int) -> WaveformVocoder:
-    """Build a WaveGrad: the papers' sizes have a hop of their own."""
+def build_wavegrad(spec: MelSpec, size: Size, steps: int, process: Process) -> WaveformVocoder:
+    """Build a WaveGrad: the papers' sizes have a hop of their own. Of a velocity it sees what it says of the sound."""
     sizes = {"base": wavegrad_base, "large": wavegrad_large}
     network = sizes[size](spec.n_mels) if size in sizes else wavegrad_small(spec.n_mels, spec.hop_length)
+    if process == "langevin":
+        return WaveformVocoder(
+            spec, network, CriticallyDamped(), steps, prediction="edm", sigma_data=LOUDNESS
+        )
     return WaveformVocoder(spec, network, BetaTable(wavegrad_betas()), steps)
 
 

@@ -8,6 +8,7 @@ The model folder is ``RUN/model``. Run it with one of
 
     mmdiff run clips.tiny                     # seconds; shows that everything works
     mmdiff run clips                          # the shipped clips-32: captioned moving digits
+    mmdiff run clips.langevin                 # the same by critically damped Langevin diffusion
     mmdiff run clips --resume true            # go on after an interruption
 """
 
@@ -15,10 +16,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
+from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.hub import save_model
 from mmdiff.training import Trainer, load_weights
@@ -78,8 +81,9 @@ def main(
     words: int = 128,
     pairs: float = 0.08,
     variety: float = 0.3,
+    process: Literal["vp", "langevin"] = "vp",
     prediction: str = "x0",
-    balance: float = 1.35,
+    balance: float | None = 1.35,
     ema: float = 0.998,
     steps: int = 15,
     sampler: str = "euler_ancestral",
@@ -107,9 +111,11 @@ def main(
         words: Channels of the caption encoder.
         pairs: Share of clips with two digits.
         variety: Share of captions in other words.
+        process: "vp", plain diffusion, or "langevin": frames coupled to a velocity, which alone gets noise.
         prediction: What the network says, x0 or v. A picture that is black but for a figure is easy to say, the
-            noise upon it is not.
-        balance: Exponent by which the error grows with the noise, here, and its weight falls; see ClipTask.
+            noise upon it is not. With a velocity, v is the paper's mixture, for a network that sees both.
+        balance: Exponent by which the error grows with the noise, here, and its weight falls; see ClipTask. Without
+            it, the loss is that in v, or in the velocity's noise.
         ema: Decay of the weight average that is kept.
         steps: Of the finished model's sampler by default.
         sampler: Fresh noise at each step mends ways whose halves do not meet; solvers without noise keep them.
@@ -129,14 +135,18 @@ def main(
     examples = MovingDigits(frames=2, **digits)
     vocabulary = learn_vocabulary(examples[n]["caption"] for n in range(4000))
     span = frames - 1
-    network = SpaceTimeUNet(3, widths, mixing=mixing, patch=patch, vector=words, tokens=words, span=span)
+    langevin = process == "langevin"
+    mixed = langevin and prediction == "v"
+    network = SpaceTimeUNet(
+        3, widths, mixing=mixing, patch=patch, vector=words, tokens=words, span=span, inputs=6 if mixed else 3
+    )
     conditioned = ConditionedNetwork(network, (CaptionEncoder(vocabulary, words),))
     # Mean and deviation of the pixels of such clips, most of which are black.
     pixels = {"size": (size, size), "mean": -0.9, "std": 0.37}
     model = ClipModel(
         conditioned,
-        CosineVP(),
-        prediction,
+        CriticallyDamped() if langevin else CosineVP(),
+        "mixed" if mixed else prediction,
         frames=frames,
         fps=fps,
         steps=steps,
