@@ -66,7 +66,8 @@ def evaluate(
     split : str, optional
         Part of the recordings or videos that is named so in the folder: test, for test.txt or test/.
     steps : list of int, optional
-        Numbers of network evaluations, or sampler's steps, to try. Default: 1 2 4 8; for clips the model's own.
+        Numbers of network evaluations, or sampler's steps, to try. Default: 1 2 4 8; for clips, and for generators
+        of reverse steps, the model's own.
     mel_presets : list of str, optional
         Vocoders: also give them spectrograms of these definitions, at the default number of steps; "all" for all.
     seeds : int, optional

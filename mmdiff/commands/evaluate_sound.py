@@ -49,7 +49,8 @@ def evaluate_vocoder(voc: Vocoder, asked: Mapping[str, Any]) -> int:
 
 
 def _recordings(voc: Vocoder, options: SoundOptions, reference: str) -> int:
-    steps, seeds = options.steps or _STEPS, 2 if options.seeds is None else options.seeds
+    usual = [voc.model.default_steps] if voc.model.latents else _STEPS  # a generator knows no others
+    steps, seeds = options.steps or usual, 2 if options.seeds is None else options.seeds
     if seeds < 1 or min(steps) < 1 or (options.limit is not None and options.limit < 1):
         raise InputError(f"seeds={seeds}, steps={list(steps)} and limit={options.limit} must be positive")
     if options.block is not None and not options.lookaheads:

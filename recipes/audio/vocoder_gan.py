@@ -132,7 +132,7 @@ def main(
     train_for(60 * minutes, watch, run_dir, make_trainer)
     load_weights(watch, run_dir, ema=0)
     folder = save_model(vocoder, run_dir / "model")
-    print(f"saved {folder}; measure it: mmdiff evaluate {data} --split test --models {folder}")
+    print(f"saved {folder}; measure it: mmdiff evaluate {data} --steps {len(betas)} --model {folder}")
 
 
 if __name__ == "__main__":
