@@ -148,7 +148,7 @@ def contest(
                 rows.add(entrant.judge(draw, share))
     for entrant in entrants.values():
         entrant.load()
-    _take_times(list(entrants.values()), rules.repeats, rows)
+    _take_times(list(entrants.values()), rules, rows)
 
 
 class _Entrant:
@@ -230,18 +230,19 @@ class _Entrant:
         )
 
 
-def _take_times(entrants: Sequence[_Entrant], repeats: int, rows: RowFile) -> None:
+def _take_times(entrants: Sequence[_Entrant], rules: Rules, rows: RowFile) -> None:
     """Measure the time of a sample of every row of fully trained methods."""
+    count = min(BATCH, rules.samples)
     calls = {
-        (entrant, name): (lambda draw=draw: draw.make(BATCH, torch.Generator().manual_seed(0)))
+        (entrant, name): (lambda draw=draw: draw.make(count, torch.Generator().manual_seed(0)))
         for entrant in entrants
         for name, draw in entrant.method.draws.items()
     }
-    taken = in_turns({f"{e.name}, {name}": call for (e, name), call in calls.items()}, repeats)
+    taken = in_turns({f"{e.name}, {name}": call for (e, name), call in calls.items()}, rules.repeats)
     for entrant, name in calls:
         value, low, high, times, _ = taken[f"{entrant.name}, {name}"]
         for score in rows.find(**entrant.about(name), share=1.0):
-            score.measures["seconds"] = Estimate(value / BATCH, low / BATCH, high / BATCH, times)
+            score.measures["seconds"] = Estimate(value / count, low / count, high / count, times)
     rows.save()
 
 

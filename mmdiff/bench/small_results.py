@@ -181,8 +181,9 @@ def _draw(axes: Axes, scores: Sequence[Score], across: str, up: str, colours: Ma
     for method, group in groupby(scores, key=lambda score: str(score.about["method"])):
         measured = [score.measures for score in group]
         points = sorted((m[across].value, m[up].value) for m in measured if {across, up} <= {*m})
-        axes.plot(*zip(*points, strict=True), "o-", color=colours.get(method, "black"), markersize=5)
-    if across == "seconds":
+        if points:
+            axes.plot(*zip(*points, strict=True), "o-", color=colours.get(method, "black"), markersize=5)
+    if across == "seconds" and axes.lines:
         axes.set_xscale("log")
     if up == "frechet":
         axes.set_yscale("symlog", linthresh=1.0)  # the extrapolated distance may be 0
