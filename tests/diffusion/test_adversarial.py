@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmdiff.diffusion.adversarial import (
     Step,
+    check_trained,
     draw_step,
     gradient_penalty,
     logistic_critic,
@@ -207,3 +208,29 @@ def test_gradients_reach_the_generator_through_the_step() -> None:
     assert torch.equal(
         reverse_step(schedule, blind, x0, seeded(2)), reverse_step(schedule, step, x0, seeded(2))
     )
+
+
+def test_a_denoiser_needs_no_random_vectors() -> None:
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        return x
+
+    assert with_latents(denoise, 0, None) is denoise
+
+
+@pytest.mark.parametrize("count", [3, 4, 6])
+def test_a_generator_steps_where_it_was_trained(count: int) -> None:
+    table = BetaTable(vp_betas(count))
+    for steps in range(1, count + 3):
+        if count % steps == 0:
+            check_trained(table, make_grid("uniform", table, steps), "ddpm")
+        else:
+            with pytest.raises(InputError, match=f"steps={steps} must be {count} or "):
+                check_trained(table, make_grid("uniform", table, steps), "ddpm")
+    check_trained(table, torch.tensor([1.0, 1 / count, 0.0]).double(), "ddpm")
+    for grid, sampler, schedule, message in (
+        ([1.0, 1 / count], "ddpm", table, "end at 0"),
+        ([1.0, 0.0], "heun", table, "sampler='heun'"),
+        ([1.0, 0.0], "ddpm", LinearBetaVP(), "LinearBetaVP must be a BetaTable"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_trained(schedule, torch.tensor(grid).double(), sampler)
