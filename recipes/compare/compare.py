@@ -1,6 +1,6 @@
 """The methods side by side: equal minutes on one core, one network, one loader, one judge; two small tasks.
 
-Spoken digits as spectrograms and moving handwritten digits as clips are learned by nine methods. What each makes is
+Spoken digits as spectrograms and moving handwritten digits as clips are learned by diffusion of every kind and by what it is measured against. What each makes is
 judged after a quarter, a half and all of its minutes; then samples are timed in turn. ``RUN/compare.json`` has every
 number, ``RUN/compare.md`` the tables, ``RUN/compare.png`` the picture. Run it with one of
 
@@ -113,7 +113,7 @@ def _game(task: SmallTask, schedule: Schedule, critic: nn.Module, name: str, ste
     grid = make_grid("uniform", schedule, steps)
     game = DenoisingGAN(denoiser, critic, schedule, grid, latents=LATENTS)
     draws = {name: sampled(task, denoiser, "ddpm", steps, latents=LATENTS)}
-    return Method(game, draws, rate=4e-4, betas=(0.5, 0.9), parts={"critic": Part(3e-4, (0.5, 0.9))})
+    return Method(game, draws, rate=5e-4, betas=(0.5, 0.9), parts={"critic": Part(5e-4, (0.5, 0.9))})
 
 
 class OfItems(nn.Module):
@@ -210,7 +210,10 @@ def main(
             else spoken_digits(data, train_items, samples, **size)
         )
         contest(task, {name: METHODS[name] for name in methods}, rules, run_dir, rows)
-    command = f"mmdiff run compare --minutes {minutes:g} --samples {samples} --seed {seed}"
+    command = (
+        f"mmdiff run compare --minutes {minutes:g} --tasks [{','.join(tasks)}] --methods [{','.join(methods)}] "
+        f"--samples {samples} --seed {seed}"
+    )
     print(report(rows, command))
 
 
