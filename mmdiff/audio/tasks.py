@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmdiff.audio.losses import LoudnessLoss, MultiResolutionLoss
 from mmdiff.audio.mel import PRESETS, MelSpec
-from mmdiff.audio.networks.critic import Critic
+from mmdiff.audio.networks.critic import Critic, judged_sound
 from mmdiff.audio.spectral import Conditions, SpectralVocoder
 from mmdiff.audio.waveform import WaveformDiffusion
 from mmdiff.diffusion.building import build_objective
@@ -22,7 +22,6 @@ from mmdiff.diffusion.scalings import edm_scalings
 from mmdiff.diffusion.schedules import BetaTable
 from mmdiff.diffusion.times import ContinuousTable, Stratified, TablePoints, Times, Uniform
 from mmdiff.errors import InputError
-from mmdiff.training.adversarial import critic_hinge, feature_distance, frozen, generator_hinge
 
 
 def random_mel_spec(generator: torch.Generator, native: MelSpec, variety: float = 0.5) -> MelSpec:
@@ -205,7 +204,7 @@ class SpectralTask(nn.Module):
             if self.hearing:
                 losses["hearing"] = self.loudness(estimate, wave)
             if self.critic is not None:
-                losses["adversarial"], losses["critical"] = self._judged(self.critic, estimate, wave)
+                losses["adversarial"], losses["critical"] = judged_sound(self.critic, estimate, wave)
         weighted = [getattr(self, name, 1.0) * value for name, value in losses.items()]
         total = torch.stack(weighted).sum()
         return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
@@ -237,11 +236,3 @@ class SpectralTask(nn.Module):
         steps = self.steps[int(choice)]
         estimate: Tensor = self.vocoder(noise, conditions, steps, wave.shape[1], gradient=self.gradient)
         return estimate
-
-    def _judged(self, critic: Critic, estimate: Tensor, wave: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses of the vocoder, whose result is judged, and of the critic."""
-        real, made, seen = critic(wave), critic(estimate.detach()), frozen(critic)(estimate)
-        similar = [feature_distance(r.features, s.features) for r, s in zip(real, seen, strict=True)]
-        deceived = generator_hinge([s.score for s in seen])
-        critical = critic_hinge([r.score for r in real], [m.score for m in made])
-        return deceived + 2 * torch.stack(similar).mean(), critical

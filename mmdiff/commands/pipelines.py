@@ -39,7 +39,7 @@ _KINDS = {
     ),
     "SoundGenerator": _Kind(
         "mmdiff sound",
-        ("MelSoundModel", "SoundModel"),
+        ("MelSoundModel", "SoundModel", "LatentSoundModel"),
         "mmdiff.commands.evaluate_spoken:evaluate_sounds",
         _OF_SOUND,
     ),

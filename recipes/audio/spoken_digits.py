@@ -21,8 +21,9 @@ import torch
 from mmdiff.audio.datasets.fetch_digits import fetch_spoken_digits
 from mmdiff.audio.datasets.words import Variation, Words
 from mmdiff.audio.evaluation.digits import digit_validation, labelled_digits
+from mmdiff.audio.framed_sound import FramedSoundTask
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.mel_sound import MelSoundModel, MelSoundTask
+from mmdiff.audio.mel_sound import MelSoundModel
 from mmdiff.audio.networks.diffwave import DiffWave
 from mmdiff.audio.networks.mel import LabelledMelNet
 from mmdiff.audio.sound_model import SoundModel
@@ -111,7 +112,7 @@ def main(
         "seconds": seconds, "labels": labels, "steps": sampling_steps, "guidance": guidance
     }  # fmt: skip
     model: MelSoundModel | SoundModel
-    task: MelSoundTask | WaveformTask
+    task: FramedSoundTask | WaveformTask
     langevin = process == "langevin"
     if voice is not None:
         common |= scale_of(words, voice.mel)
@@ -119,7 +120,7 @@ def main(
         model = MelSoundModel(
             net, CriticallyDamped() if langevin else CosineVP(), voice.mel, vocoder, **common
         )
-        task = MelSoundTask(model, drop)
+        task = FramedSoundTask(model, drop)
     else:
         seen: dict[str, Any] = {"inputs": 2, "noise_input": "log_snr"} if langevin else {}
         wave_net = DiffWave(0, channels, depth, min(depth, 12), classes=len(labels), step_width=128, **seen)

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import mmdiff
+from mmdiff.audio.framed_sound import FramedSoundTask
 from mmdiff.audio.generator import SoundGenerator
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.mel_sound import MelSoundModel, MelSoundTask
+from mmdiff.audio.mel_sound import MelSoundModel
 from mmdiff.audio.networks.mel import LabelledMelNet
 from mmdiff.audio.sampling import decide_sampling
 from mmdiff.diffusion.schedules import CosineVP
@@ -86,7 +87,9 @@ def test_the_task_asks_for_v_of_the_spectrogram():
     wave = 0.3 * torch.randn(16, 3200, generator=torch.Generator().manual_seed(0))
     x0 = net.to_model(wave)
     batch = {"wave": wave, "label": torch.arange(16) % 2}
-    losses = [MelSoundTask(net)(batch, torch.Generator().manual_seed(n))["loss"].detach() for n in range(8)]
+    losses = [
+        FramedSoundTask(net)(batch, torch.Generator().manual_seed(n))["loss"].detach() for n in range(8)
+    ]
     expected = 0.5 * (1 + float(x0.square().mean()))  # α² and σ² are one half on average
     assert float(torch.stack(losses).mean()) == pytest.approx(expected, rel=0.03)
 
@@ -95,7 +98,7 @@ def test_a_toy_learns_which_label_is_loud_where():
     torch.manual_seed(0)
     network = LabelledMelNet(classes=2, channels=24, depth=2, label_channels=16)
     toy = MelSoundModel(network, CosineVP(), MelSpec(), seconds=0.2, labels=LABELS, steps=8, mean=-5, std=3)
-    task, rng = MelSoundTask(toy), torch.Generator().manual_seed(0)
+    task, rng = FramedSoundTask(toy), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(task.parameters(), 4e-3)
     time = torch.arange(3200) / 16_000
     tones = torch.tensor([300.0, 3000.0])

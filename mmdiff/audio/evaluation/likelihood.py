@@ -14,6 +14,7 @@ from torch.nn import functional
 from mmdiff.audio import io
 from mmdiff.audio.datasets.layouts import pick_recordings
 from mmdiff.audio.generator import SoundGenerator
+from mmdiff.audio.latent_sound import LatentSoundModel
 from mmdiff.audio.mel_sound import MelSoundModel
 from mmdiff.audio.sound_model import SoundModel
 from mmdiff.audio.vocoder import Vocoder
@@ -149,6 +150,8 @@ def _why_not(model: nn.Module) -> str:
             "model must diffuse with the same noise everywhere to be asked for --likelihood, and this one's follows "
             "the spectrogram's loudness; take one without a prior"
         )
+    if isinstance(model, LatentSoundModel):
+        return "model must diffuse sound or its spectrogram, whose bits are counted here, and it diffuses latents of it"
     return (
         f"model of class {type(model).__name__} has no likelihood of sound: what it diffuses is the magnitude over "
         "what the spectrogram already tells of it, sampled in few steps trained as a whole, and phases come of "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from mmdiff.audio.stft import Stft
+from mmdiff.training.adversarial import critic_hinge, feature_distance, frozen, generator_hinge
 
 
 class Judgement(NamedTuple):
@@ -79,3 +80,12 @@ class Critic(nn.Module):
     def forward(self, wave: Tensor) -> list[Judgement]:
         """Judge sound (B, samples); one judgement for each window length."""
         return [view(wave) for view in self.views]
+
+
+def judged_sound(critic: Critic, estimate: Tensor, wave: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses of who made an estimate of sound (B, samples), and of the critic that judges it beside the real one."""
+    real, made, seen = critic(wave), critic(estimate.detach()), frozen(critic)(estimate)
+    similar = [feature_distance(r.features, s.features) for r, s in zip(real, seen, strict=True)]
+    deceived = generator_hinge([s.score for s in seen])
+    critical = critic_hinge([r.score for r in real], [m.score for m in made])
+    return deceived + 2 * torch.stack(similar).mean(), critical
