@@ -24,7 +24,14 @@ from mmdiff.diffusion.likelihood_ode import ode_likelihood as ode_likelihood
 from mmdiff.diffusion.process import GaussianProcess, Variance, expand_like
 from mmdiff.diffusion.quantisation import Quantisation
 from mmdiff.diffusion.schedules import Schedule
-from mmdiff.diffusion.solver_tools import DenoiserFn, Generators, as_state, check_grid, draw_noise
+from mmdiff.diffusion.solver_tools import (
+    DenoiserFn,
+    Generators,
+    as_state,
+    check_grid,
+    draw_noise,
+    x0_and_learned_variance,
+)
 from mmdiff.diffusion.vlb import chain_term, gaussian_kl
 from mmdiff.errors import InputError
 
@@ -240,16 +247,7 @@ def _asker(
     if variance != "learned":
         return lambda x, t: (denoiser(x, t, **cond).to(x.dtype), None)
 
-    def ask(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        both = getattr(denoiser, "x0_and_variance", None)
-        x0, fraction = (None, None) if both is None else both(x, t, **cond)
-        if x0 is None or fraction is None:
-            raise InputError(
-                "variance='learned' must come with a denoiser that learns it; take small or large"
-            )
-        return x0.to(x.dtype), fraction.to(x.dtype)
-
-    return ask
+    return lambda x, t: x0_and_learned_variance(denoiser, x, t, cond)
 
 
 def _bins(quantised: Quantisation | None) -> tuple[Any, ...]:

@@ -98,6 +98,26 @@ def draw_noise(shape: Sequence[int], like: Tensor, generator: Generators) -> Ten
     return torch.stack([torch.randn(tuple(shape[1:]), generator=g, **kind) for g in generator])
 
 
+def x0_and_learned_variance(
+    denoiser: DenoiserFn, x: Tensor, t: Tensor, cond: Mapping[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """x̂0, and the fraction of the variance that a denoiser has learned, which must be one that has.
+
+    Raises
+    ------
+    InputError
+        It has not learned any.
+    """
+    ask = getattr(denoiser, "x0_and_variance", None)
+    x0, fraction = (None, None) if ask is None else ask(x, t, **cond)
+    if x0 is None or fraction is None:
+        raise InputError(
+            f"variance='learned' must come with a denoiser that learned one, and {type(denoiser).__name__} gives none; "
+            "try variance='small'"
+        )
+    return x0.to(x.dtype), fraction.to(x.dtype)
+
+
 class CountEvaluations:
     """A denoiser that counts how often it was asked.
 

@@ -19,6 +19,7 @@ from mmdiff.diffusion.solver_tools import (
     check_choice,
     draw_noise,
     eps_of,
+    x0_and_learned_variance,
 )
 from mmdiff.errors import InputError
 
@@ -70,7 +71,8 @@ def ddpm(
         of_x, of_x0, small, large = posterior[i]
         std: float | Tensor = math.sqrt(large if variance == "large" else small)
         if variance == "learned":
-            x0, fraction = _x0_and_variance(walk, x, p.t)
+            t = x.new_full((len(x),), p.t)
+            x0, fraction = x0_and_learned_variance(walk.denoiser, x, t, walk.cond)
             std = std * (large / small) ** (fraction / 2) if small > 0 else 0.0
         else:
             x0 = walk.x0(x, p.t)
@@ -82,17 +84,6 @@ def ddpm(
             x = x.clamp(-most, most)
         walk.report(i, x, x0)
     return x
-
-
-def _x0_and_variance(walk: Walk, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    ask = getattr(walk.denoiser, "x0_and_variance", None)
-    x0, fraction = (None, None) if ask is None else ask(x, x.new_full((len(x),), t), **walk.cond)
-    if x0 is None or fraction is None:
-        raise InputError(
-            f"variance='learned' must have a denoiser that learned one, and {type(walk.denoiser).__name__} "
-            "gives none; try variance='small'"
-        )
-    return x0.to(x.dtype), fraction.to(x.dtype)
 
 
 def ddim(

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from impulses import Impulses, mean_and_variance
 from oracles import Mixture, gaussian, levels_like
 from torch import Tensor
 
@@ -26,33 +27,16 @@ corrected = SAMPLERS["predictor_corrector"].fn
 
 @pytest.fixture
 def moments(monkeypatch):
-    """Function that gives mean and variance of the result for normal data, from the weight of each draw.
-
-    Item 0 draws zeros and item k a one in draw k alone; the start's own deviation is item 1's.
-    """
-    draws = 0
-
-    def impulse(shape, like: Tensor, generator: object) -> Tensor:
-        nonlocal draws
-        draws += 1
-        noise = torch.zeros(tuple(shape), dtype=like.dtype)
-        noise[1 + draws] = 1.0
-        return noise
-
-    for module in (solvers_ancestral, solvers_corrector):
-        monkeypatch.setattr(module, "draw_noise", impulse)
+    """Function that gives mean and variance of the result for normal data, from the weight of each draw."""
+    impulses = Impulses(monkeypatch, solvers_ancestral, solvers_corrector)
 
     def run(
         schedule: Schedule, grid: Tensor, data=DATA, start: tuple[float, float] | None = None, **options
     ) -> tuple[float, float]:
-        nonlocal draws
-        draws = 0
-        mean, std = data.marginal(schedule, float(grid[0])) if start is None else start
         most = (len(grid) - 1) * (1 + 2 * options.get("corrections", 1))
-        x = torch.full((2 + most, 1, 1), mean, dtype=torch.float64)
-        x[1] += std
-        x = corrected(data.denoiser(schedule), x, grid, schedule, **options)
-        return float(x[0]), float((x[1:] - x[0]).square().sum())
+        begin = data.marginal(schedule, float(grid[0])) if start is None else start
+        x = impulses.start(*begin, most)
+        return mean_and_variance(corrected(data.denoiser(schedule), x, grid, schedule, **options))
 
     return run
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from exact_network import normal, seeded
+from impulses import Impulses, mean_and_variance
 from oracles import Mixture, gaussian
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
@@ -53,34 +54,15 @@ def moments_at(process: CriticallyDamped, data: Mixture, t: float) -> tuple[np.n
 
 @pytest.fixture
 def run(monkeypatch):
-    """Function that runs a sampler from the exact marginal: what becomes of the mean, and of each draw.
-
-    Item 0 gets no noise; each other item gets a one in one draw alone. For normal data all is affine, so the
-    variance is the sum of the squared distances from item 0.
-    """
-    draws = 0
-
-    def impulse(shape, like: Tensor, generator: object) -> Tensor:
-        nonlocal draws
-        draws += 1
-        noise = torch.zeros(tuple(shape), dtype=like.dtype)
-        noise[1 + draws] = 1.0
-        return noise
-
-    monkeypatch.setattr(solvers_langevin, "draw_noise", impulse)
+    """Function that runs a sampler from the exact marginal and gives mean and variance after each step."""
+    impulses = Impulses(monkeypatch, solvers_langevin)
 
     def go(name: str, denoiser, schedule: Schedule, grid: Tensor, data: Mixture = DATA, **options):
-        nonlocal draws
-        draws = 0
-        mean, std = data.marginal(schedule, float(grid[0]))
-        draws_in_all = 2 if name == "langevin_ode" else 4 * len(grid)
-        x = torch.full((1 + draws_in_all, 1, 1), mean, dtype=torch.float64)
-        x[1] += std
+        draws = 1 if name == "langevin_ode" else 4 * len(grid) - 1
+        x = impulses.start(*data.marginal(schedule, float(grid[0])), draws)
         states: list[Tensor] = []
-        SAMPLERS[name].fn(
-            denoiser, x, grid, schedule, callback=lambda *a: states.append(a[3].flatten()), **options
-        )
-        return [(float(s[0]), float((s[1:] - s[0]).square().sum())) for s in states]
+        SAMPLERS[name].fn(denoiser, x, grid, schedule, callback=lambda *a: states.append(a[3]), **options)
+        return [mean_and_variance(state) for state in states]
 
     return go
 

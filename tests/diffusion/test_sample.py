@@ -196,7 +196,7 @@ WRONG = [
     ({"sampler": "unipc", "options": {"order": 4}}, r"order=4 must be one of 1, 2, 3"),
     (
         {"sampler": "ddpm", "options": {"variance": "learned"}},
-        r"must have a denoiser that learned one, and function gives none",
+        r"must come with a denoiser that learned one, and function gives none",
     ),
 ]
 

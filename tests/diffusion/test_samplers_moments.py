@@ -1,9 +1,4 @@
-"""Stochastic samplers by the exact mean and variance of what they draw, without drawing anything.
-
-For Gaussian data the exact denoiser is affine, so a sampler's result is an affine function of the noises it
-draws. Item 0 of a batch gets no noise at all and ends at the mean; item k gets a one in draw k alone, and its
-distance from item 0 is that draw's weight. The variance is the sum of the squared weights.
-"""
+"""Stochastic samplers by the exact mean and variance of what they draw, without drawing anything: see ``impulses``."""
 
 from __future__ import annotations
 
@@ -12,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from impulses import Impulses, mean_and_variance
 from oracles import gaussian
 from torch import Tensor
 
@@ -27,34 +23,15 @@ SCHEDULES = {"cosine": (CosineVP(), 0.05, 0.95), "edm": (EDM(), 0.1, 1.0), "flow
 @pytest.fixture
 def moments(monkeypatch):
     """Function that runs a sampler from the exact marginal and gives mean and variance after each step."""
-    draws = 0
-
-    def impulse(shape, like: Tensor, generator: object) -> Tensor:
-        nonlocal draws
-        draws += 1
-        noise = torch.zeros(tuple(shape), dtype=like.dtype)
-        noise[1 + draws] = 1.0
-        return noise
-
-    for module in (solvers_ancestral, solvers_multistep, solvers_single):
-        monkeypatch.setattr(module, "draw_noise", impulse)
+    impulses = Impulses(monkeypatch, solvers_ancestral, solvers_multistep, solvers_single)
 
     def run(name: str, schedule: Schedule, grid: Tensor, data=DATA, **options) -> list[tuple[float, float]]:
-        nonlocal draws
-        draws = 0
-        mean, std = data.marginal(schedule, float(grid[0]))
-        x = torch.full((len(grid) + 1, 1, 1), mean, dtype=torch.float64)
-        x[1] += std
+        x = impulses.start(*data.marginal(schedule, float(grid[0])), len(grid) - 1)
         states: list[Tensor] = []
         SAMPLERS[name].fn(
-            data.denoiser(schedule),
-            x,
-            grid,
-            schedule,
-            callback=lambda *a: states.append(a[3].flatten()),
-            **options,
+            data.denoiser(schedule), x, grid, schedule, callback=lambda *a: states.append(a[3]), **options
         )
-        return [(float(s[0]), float((s[1:] - s[0]).square().sum())) for s in states]
+        return [mean_and_variance(state) for state in states]
 
     return run
 
