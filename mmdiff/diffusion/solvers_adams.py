@@ -49,7 +49,7 @@ def deis(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers; deterministic, so the generator is not used.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them; deterministic, so the generator is not used.
     order : {1, 2, 3, 4}, optional
         Number of estimates, and the order. By default 2 for fewer than 30 steps, where more extrapolation is
         unsafe under guidance that pulls hard near the data, and else 3.
@@ -98,7 +98,7 @@ def plms(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers; deterministic, so the generator is not used.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them; deterministic, so the generator is not used.
     order : {1, 2, 3, 4}
         Number of estimates.
     frame : {"line", "noise"}

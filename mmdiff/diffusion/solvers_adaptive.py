@@ -139,7 +139,7 @@ def adaptive(
     Parameters
     ----------
     denoiser, x, schedule, generator, **cond
-        As for the other samplers; deterministic, so the generator is not used.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them; deterministic, so the generator is not used.
     grid : Tensor (N + 1,)
         Only its ends are kept; its first step is the first attempt.
     callback : callable, optional

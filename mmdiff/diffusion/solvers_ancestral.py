@@ -42,7 +42,7 @@ def ddpm(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them.
     variance : {"small", "large", "learned"}
         Of a step: the posterior's, right for data that are a point; the transition's, right for data that are
         standard normal; or between them in the logarithm (Nichol and Dhariwal 2102.09672, eq. 15), by the
@@ -103,7 +103,7 @@ def ddim(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them.
     eta : float in [0, 1]
         Standard deviation of a step over that of ancestral sampling with the small variance: 1 is
         :func:`ddpm` and, what is the same, :func:`euler_ancestral`.

@@ -67,7 +67,7 @@ def predictor_corrector(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them.
     predictor : {"ddim", "ddpm"}
         What takes the steps: :func:`~mmdiff.diffusion.solvers_ancestral.ddim` with ``eta``, or
         :func:`~mmdiff.diffusion.solvers_ancestral.ddpm` with ``variance``, as in the papers.

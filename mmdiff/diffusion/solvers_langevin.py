@@ -80,7 +80,7 @@ def sscs(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers; x (B, C, *space) is a plain state, to which a velocity is drawn.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them; x (B, C, *space) is plain: a velocity is drawn to it.
     process : CriticallyDamped, optional
         For denoisers of plain states: how the pair moves; default that of the paper.
     sigma_data : float > 0, optional

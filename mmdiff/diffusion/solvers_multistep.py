@@ -74,7 +74,7 @@ def dpmpp_2m(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers; deterministic, so the generator is not used.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them; deterministic, so the generator is not used.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def dpmpp_2m_sde(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them.
     eta : float >= 0
         Amount of fresh noise: 1 is the reverse SDE of the paper, 0 is 2M.
     noise_scale : float
@@ -135,7 +135,7 @@ def dpmpp_3m(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers; deterministic, so the generator is not used.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them; deterministic, so the generator is not used.
     start : {"low_order", "rk4"}
         The first two steps: of order one and two as usual, whose errors (small when the grid starts in pure
         noise) limit the order to two, or by :func:`~mmdiff.diffusion.solvers_rk.rk4` at 6 more evaluations.

@@ -113,7 +113,7 @@ def rk4(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers; deterministic, so the generator is not used.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them; deterministic, so the generator is not used.
 
     Returns
     -------

@@ -47,7 +47,7 @@ def euler(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers; the generator serves churn alone.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them; the generator serves churn alone.
     s_churn, s_tmin, s_tmax, s_noise : float
         As for :func:`heun`.
 
@@ -88,7 +88,7 @@ def heun(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers; the generator serves churn alone.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them; the generator serves churn alone.
     frame : {"line", "noise"}
         Where slopes are averaged: along the straight line between levels (t of the linear flow, σ of EDM), or
         for x/α against σ/α, as EDM does for every process. The same for processes with α = 1.
@@ -171,7 +171,7 @@ def dpmpp_2s(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers; deterministic, so the generator is not used.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them; deterministic, so the generator is not used.
 
     Returns
     -------

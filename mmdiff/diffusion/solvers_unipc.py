@@ -44,7 +44,7 @@ def unipc(
     Parameters
     ----------
     denoiser, x, grid, schedule, generator, callback, **cond
-        As for the other samplers; deterministic, so the generator is not used.
+        As :mod:`~mmdiff.diffusion.sampler_table` has them; deterministic, so the generator is not used.
     order : {1, 2, 3}
         p above.
     variant : {"bh1", "bh2"}
