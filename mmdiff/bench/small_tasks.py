@@ -201,7 +201,7 @@ def moving_digits(items: int = 4096, examined: int = 400, *, widths: tuple[int, 
         "patch": 2,
         "span": FRAMES,
     }
-    critic = {"widths": (32, 64, 96), "factors": ((1, 2, 2), 2)}
+    critic = {"widths": (16, 32, 64, 96), "factors": ((1, 2, 2), 2, 2)}
     code = {"widths": (32, 48, 64, 64), "factors": ((1, 2, 2), 2, 2, 2)}
     return SmallTask(
         "video",
@@ -244,7 +244,7 @@ def spoken_digits(
         return torch.stack([hearing.pixels(words[n]["wave"]) for n in numbered])
 
     network = {"widths": widths, "mixing": _mixing(widths, "", "joint"), "patch": 4}
-    critic = {"widths": (32, 64, 128, 128), "factors": (4, 2, 2)}
+    critic = {"widths": (16, 32, 64, 96), "factors": (4, 2, 2)}
     code = {"widths": (48, 96, 128), "factors": (4, 4, (4, 5))}
     return SmallTask(
         "audio",

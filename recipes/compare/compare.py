@@ -1,8 +1,9 @@
 """The methods side by side: equal minutes on one core, one network, one loader, one judge; two small tasks.
 
-Spoken digits as spectrograms and moving handwritten digits as clips are learned by diffusion of every kind and by what it is measured against. What each makes is
-judged after a quarter, a half and all of its minutes; then samples are timed in turn. ``RUN/compare.json`` has every
-number, ``RUN/compare.md`` the tables, ``RUN/compare.png`` the picture. Run it with one of
+Spoken digits as spectrograms and moving handwritten digits as clips are learned by diffusion of every kind, and by what
+it is measured against. What each method makes is judged after a quarter, a half and all of its minutes; then samples
+are timed in turn. ``RUN/compare.json`` has every number, ``RUN/compare.md`` the tables, ``RUN/compare.png`` the picture.
+Run it with one of
 
     mmdiff run compare.tiny                                        # seconds; shows that everything works
     mmdiff run compare --data data/digits-16k                      # five minutes for each method and task
