@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmdiff.audio.magnitude import MagnitudeNet
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.phase import PhaseNet
-from mmdiff.audio.spectral import MagnitudeNet, SpectralVocoder
+from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stft import Stft
 from mmdiff.cli import main
 from mmdiff.hub import save_model

@@ -11,13 +11,14 @@ import torch
 
 from mmdiff.audio import io
 from mmdiff.audio.graphs import Graph, make_graph
+from mmdiff.audio.magnitude import MagnitudeNet
 from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.metrics import pesq
 from mmdiff.audio.networks.diffwave import DiffWave
 from mmdiff.audio.networks.wavegrad import WaveGrad
 from mmdiff.audio.phase import PhaseNet
 from mmdiff.audio.planes import Planes
-from mmdiff.audio.spectral import MagnitudeNet, SpectralVocoder
+from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stft import Stft
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.audio.waveform_vocoder import WaveformVocoder

@@ -7,8 +7,8 @@ Sound and its pictures
     :mod:`~mmdiff.audio.mel` says what the numbers of a mel spectrogram mean; ``stft`` is the transform below it.
 Vocoders
     ``vocoder`` is the pipeline and ``vocoder_model`` what it asks of a model; ``stream`` vocodes what is still coming,
-    ``vocode`` whole files. There are two kinds of model. ``spectral`` diffuses magnitudes about the ``prior`` of a mel
-    and finds their ``phase`` (long sound: ``spectral_windows``, ``spectral_stream``). ``waveform_vocoder`` diffuses
+    ``vocode`` whole files. There are two kinds of model. ``spectral`` diffuses the ``magnitude`` about the ``prior`` of
+    a mel and finds its ``phase`` (long sound: ``spectral_windows``, ``spectral_stream``). ``waveform_vocoder`` diffuses
     samples, as WaveGrad and DiffWave do (``waveform``, ``waveform_stream``, ``energy_prior``).
 Sound of its own
     ``generator`` is the pipeline; ``sound_model`` diffuses samples, ``mel_sound`` spectrograms for a vocoder.

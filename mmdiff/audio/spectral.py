@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mmdiff.audio.magnitude import Conditions, MagnitudeNet
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.networks.spectral import SubBandNet
 from mmdiff.audio.phase import PhaseNet, griffin_lim, single_pass_phase
 from mmdiff.audio.prior import Bands, bands_on_grid
 from mmdiff.audio.spectral_stream import SpectralBlocks
@@ -33,58 +32,6 @@ from mmdiff.registry import register
 
 # Mean and deviation of sqrt(|X| / M) over speech; with them the diffused state has about zero mean, unit variance.
 ROOT_MEAN, ROOT_DEVIATION = 0.9, 0.35
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What a mel spectrogram tells the networks.
-
-    Attributes
-    ----------
-    bands : Bands
-    prior : Tensor, shape (B, T, K)
-    context : Tensor, shape (B, T, C)
-        Log bands of the prior, about unit variance.
-    """
-
-    bands: Bands
-    prior: Tensor
-    context: Tensor
-
-    def part(self, frames: slice) -> Conditions:
-        """The same for a range of frames."""
-        bands = self.bands.part(frames.start, frames.stop)
-        return Conditions(bands, self.prior[:, frames], self.context[:, frames])
-
-
-@register
-class MagnitudeNet(nn.Module):
-    """The denoiser's network: standardised magnitudes given prior and context.
-
-    Parameters
-    ----------
-    stft : Stft
-    context, channels, depth, bands, overlap : int
-        As for :class:`SubBandNet`.
-    """
-
-    def __init__(
-        self,
-        stft: Stft,
-        context: int = 80,
-        channels: int = 96,
-        depth: int = 8,
-        bands: int = 16,
-        overlap: int = 8,
-    ) -> None:
-        super().__init__()
-        self.network = SubBandNet(2, 1, stft.bins - 1, bands, overlap, context, channels, depth=depth)
-
-    def forward(self, x: Tensor, level: Tensor, prior: Tensor, context: Tensor) -> Tensor:
-        """Evaluate on ``x`` (B, 1, T, K-1) at noise ``level`` (B,); shape of x."""
-        log_prior = prior[..., :-1].log()
-        shape = (log_prior - log_prior.mean(-1, keepdim=True)) / 1.5
-        return self.network(torch.cat([x, shape[:, None]], 1), level, context)
 
 
 @register

@@ -11,9 +11,10 @@ import torchaudio
 from torch import Tensor, nn
 
 from mmdiff.audio.losses import LoudnessLoss, MultiResolutionLoss
+from mmdiff.audio.magnitude import Conditions
 from mmdiff.audio.mel import PRESETS, MelSpec
 from mmdiff.audio.networks.critic import Critic, judged_sound
-from mmdiff.audio.spectral import Conditions, SpectralVocoder
+from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.waveform import WaveformDiffusion
 from mmdiff.diffusion.building import build_objective
 from mmdiff.diffusion.conditions import drop_condition

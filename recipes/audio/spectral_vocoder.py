@@ -30,9 +30,10 @@ from mmdiff.audio.datasets.crops import AudioCrops
 from mmdiff.audio.datasets.fetch import fetch_debian_speech
 from mmdiff.audio.datasets.layouts import Clip, find_train_valid
 from mmdiff.audio.evaluation.validation import vocoder_validation
+from mmdiff.audio.magnitude import MagnitudeNet
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.phase import PhaseNet
-from mmdiff.audio.spectral import MagnitudeNet, SpectralVocoder
+from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stft import Stft
 from mmdiff.audio.tasks import SpectralTask
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype

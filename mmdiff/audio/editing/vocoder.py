@@ -15,7 +15,8 @@ from torch.nn import functional
 from mmdiff.audio.editing.baselines import linear_prediction
 from mmdiff.audio.editing.edits import SoundEdit
 from mmdiff.audio.editing.tools import fill_at_rate
-from mmdiff.audio.spectral import Conditions, SpectralVocoder
+from mmdiff.audio.magnitude import Conditions
+from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stft import Stft, hann
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.diffusion.grids import make_grid

@@ -1,0 +1,65 @@
+"""The spectral vocoder's denoiser of magnitudes: its network, and what that is told of a mel spectrogram."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmdiff.audio.networks.spectral import SubBandNet
+from mmdiff.audio.prior import Bands
+from mmdiff.audio.stft import Stft
+from mmdiff.registry import register
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a mel spectrogram tells the networks.
+
+    Attributes
+    ----------
+    bands : Bands
+    prior : Tensor, shape (B, T, K)
+    context : Tensor, shape (B, T, C)
+        Log bands of the prior, about unit variance.
+    """
+
+    bands: Bands
+    prior: Tensor
+    context: Tensor
+
+    def part(self, frames: slice) -> Conditions:
+        """The same for a range of frames."""
+        bands = self.bands.part(frames.start, frames.stop)
+        return Conditions(bands, self.prior[:, frames], self.context[:, frames])
+
+
+@register
+class MagnitudeNet(nn.Module):
+    """The denoiser's network: standardised magnitudes given prior and context.
+
+    Parameters
+    ----------
+    stft : Stft
+    context, channels, depth, bands, overlap : int
+        As for :class:`SubBandNet`.
+    """
+
+    def __init__(
+        self,
+        stft: Stft,
+        context: int = 80,
+        channels: int = 96,
+        depth: int = 8,
+        bands: int = 16,
+        overlap: int = 8,
+    ) -> None:
+        super().__init__()
+        self.network = SubBandNet(2, 1, stft.bins - 1, bands, overlap, context, channels, depth=depth)
+
+    def forward(self, x: Tensor, level: Tensor, prior: Tensor, context: Tensor) -> Tensor:
+        """Evaluate on ``x`` (B, 1, T, K-1) at noise ``level`` (B,); shape of x."""
+        log_prior = prior[..., :-1].log()
+        shape = (log_prior - log_prior.mean(-1, keepdim=True)) / 1.5
+        return self.network(torch.cat([x, shape[:, None]], 1), level, context)
