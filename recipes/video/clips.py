@@ -14,7 +14,6 @@ The model folder is ``RUN/model``. Run it with one of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -24,48 +23,13 @@ from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.hub import save_model
-from mmdiff.training import Trainer, load_weights
 from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
 from mmdiff.video.conditioning import ConditionedNetwork
-from mmdiff.video.data import WithStills, collate_clips
+from mmdiff.video.digit_stages import Stage, train_stages
 from mmdiff.video.digits import MovingDigits
 from mmdiff.video.model import ClipModel
 from mmdiff.video.tasks import ClipTask
 from mmdiff.video.unet import SpaceTimeUNet
-from mmdiff.video.validation import clip_validation
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One training.
-
-    Args:
-        name: Its folder.
-        steps: Updates.
-        batch: Clips per update.
-        frames: Their frames.
-        stride: Distance between these.
-        late: Share of clips that start in the course of a longer video.
-        latest: Last frame they may start at.
-        stills: Single frames beside each clip.
-        drop: Share of captions left out, for guidance and for clips made without a caption.
-        rate: Learning rate.
-        schedule: Its course, constant or linear.
-        noise: Mean and deviation of the logarithm of the noise level of single frames; clips get more.
-    """
-
-    name: str
-    steps: int
-    batch: int
-    frames: int
-    stride: int = 1
-    late: float = 0.2
-    latest: int = 48
-    stills: int = 0
-    drop: float = 0.1
-    rate: float = 1.5e-3
-    schedule: str = "constant"
-    noise: tuple[float, float] = (0.5, 1.3)
 
 
 def main(
@@ -161,36 +125,18 @@ def main(
     model.to(memory_format=torch.channels_last)
     task = ClipTask(model, balance=balance)
 
-    for number, stage in enumerate(stages):
-        clips = MovingDigits(
-            frames=stage.frames,
-            stride=stage.stride,
-            seed=seed + number,
-            late=stage.late,
-            latest=stage.latest,
-            **digits,
-        )
-        held_out = MovingDigits("test", frames=stage.frames, stride=stage.stride, size=size)
-        task.noise, task.drop = stage.noise, stage.drop
-        trainer = Trainer(
-            run_dir / stage.name,
-            task,
-            WithStills(clips, stills=stage.stills, seed=seed + number) if stage.stills else clips,
-            steps=stage.steps,
-            batch_size=stage.batch,
-            learning_rate=stage.rate,
-            lr_schedule=stage.schedule,
-            warmup_steps=50,
-            weight_decay=0.01,
-            ema=(ema,),
-            validate=clip_validation(held_out),
-            checkpoint_every=checkpoint_every,
-            workers=workers,
-            collate=collate_clips,
-            device=device,
-            seed=seed,
-        )
-        load_weights(task, trainer.fit(resume=resume))
+    train_stages(
+        task,
+        stages,
+        run_dir,
+        digits=digits,
+        seed=seed,
+        ema=ema,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        workers=workers,
+        device=device,
+    )
 
     folder = save_model(model, run_dir / "model")
     print(f"saved {folder}; try it: mmdiff clip 'a blue seven moving left' --model {folder}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def _network(*conditioners, planes: int, seed: int = 0) -> ConditionedNetwork:
     ("name", "conditions"),
     [
         ("clips.tiny", ("caption",)),
+        ("clips.langevin_tiny", ("caption",)),
+        ("latent_clips.tiny", ("caption",)),
         ("folder.tiny", ("caption", "label", "known")),
         ("upscale.tiny", ("small",)),
     ],
@@ -73,6 +76,12 @@ def test_tiny_recipe_trains_and_its_model_loads(name, conditions, tmp_path, monk
     assert isinstance(model, ClipModel)
     assert model.conditions == conditions
     assert "saved run/model" in capsys.readouterr().out
+    if name == "latent_clips.tiny":
+        weights = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+        shutil.rmtree(tmp_path / "run" / "model")
+        shutil.rmtree(tmp_path / "run" / "clips")  # as if it had been stopped after the stages before
+        run_recipe(name, ["--run_dir", "run", "--resume", "true"])
+        assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == weights
     if name == "upscale.tiny":
         config = read_config(tmp_path / "run" / "model")
         assert config["given"] == {"shrink": 2, "thin": 2, "augmentation": 0.5}

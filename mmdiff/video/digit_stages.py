@@ -1,0 +1,108 @@
+"""Trainings of a clip model on moving digits that follow each other: single frames, thinned clips, whole ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmdiff.training import Trainer, load_weights
+from mmdiff.video.data import WithStills, collate_clips
+from mmdiff.video.digits import MovingDigits
+from mmdiff.video.tasks import ClipTask
+from mmdiff.video.validation import clip_validation
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training.
+
+    Args:
+        name: Its folder.
+        steps: Updates.
+        batch: Clips per update.
+        frames: Their frames.
+        stride: Distance between these.
+        late: Share of clips that start in the course of a longer video.
+        latest: Last frame they may start at.
+        stills: Single frames beside each clip.
+        drop: Share of captions left out, for guidance and for clips made without a caption.
+        rate: Learning rate.
+        schedule: Its course, constant or linear.
+        noise: Mean and deviation of the logarithm of the noise level of single frames; clips get more.
+    """
+
+    name: str
+    steps: int
+    batch: int
+    frames: int
+    stride: int = 1
+    late: float = 0.2
+    latest: int = 48
+    stills: int = 0
+    drop: float = 0.1
+    rate: float = 1.5e-3
+    schedule: str = "constant"
+    noise: tuple[float, float] = (0.5, 1.3)
+
+
+def train_stages(
+    task: ClipTask,
+    stages: Sequence[Stage],
+    run_dir: Path,
+    *,
+    digits: dict[str, Any],
+    seed: int,
+    ema: float,
+    resume: bool,
+    **settings: Any,
+) -> None:
+    """Train a task through the stages, each from the average of the one before.
+
+    Parameters
+    ----------
+    task : ClipTask
+        Has the weights of the last average in the end.
+    stages : sequence of Stage
+    run_dir : Path
+        Gets a folder for each.
+    digits : dict
+        Settings of :class:`~mmdiff.video.digits.MovingDigits` that all share: ``size`` and others.
+    seed : int
+        Of data and noise.
+    ema : float
+        Decay of the average.
+    resume : bool
+        Go on from the newest checkpoints.
+    **settings
+        Others of the :class:`~mmdiff.training.Trainer`.
+    """
+    for number, stage in enumerate(stages):
+        clips = MovingDigits(
+            frames=stage.frames,
+            stride=stage.stride,
+            seed=seed + number,
+            late=stage.late,
+            latest=stage.latest,
+            **digits,
+        )
+        held_out = MovingDigits("test", frames=stage.frames, stride=stage.stride, size=digits["size"])
+        task.noise, task.drop = stage.noise, stage.drop
+        trainer = Trainer(
+            run_dir / stage.name,
+            task,
+            WithStills(clips, stills=stage.stills, seed=seed + number) if stage.stills else clips,
+            steps=stage.steps,
+            batch_size=stage.batch,
+            learning_rate=stage.rate,
+            lr_schedule=stage.schedule,
+            warmup_steps=50,
+            weight_decay=0.01,
+            ema=(ema,),
+            validate=clip_validation(held_out),
+            collate=collate_clips,
+            seed=seed,
+            **settings,
+        )
+        load_weights(task, trainer.fit(resume=resume))
