@@ -235,6 +235,11 @@ def make_graph(model: VocoderModel, steps: int, part: Part = "all", real: bool =
         raise InputError(
             f"model with latents={model.latents} must be run by mmdiff: a graph has no input for what it draws"
         )
+    if model.denoiser.schedule.paired:
+        raise InputError(
+            f"model with schedule={type(model.denoiser.schedule).__name__} must be run by mmdiff: a graph has no input "
+            "for its velocity"
+        )
     for (kind, what), graph in _GRAPHS.items():
         if isinstance(model, kind) and what == part:
             return graph(model, steps, real)
