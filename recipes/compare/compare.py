@@ -2,7 +2,7 @@
 
 Spoken digits as spectrograms and moving handwritten digits as clips are learned by diffusion of every kind, and by what
 it is measured against. What each method makes is judged after a quarter, a half and all of its minutes; then samples
-are timed in turn. ``RUN/compare.json`` has every number, ``RUN/compare.md`` the tables, ``RUN/compare.png`` the picture.
+are timed in turn. ``RUN/compare.json`` has every number, ``RUN/compare.md`` the tables, ``RUN/compare.png`` a picture.
 Run it with one of
 
     mmdiff run compare.tiny                                        # seconds; shows that everything works
@@ -86,7 +86,7 @@ def diffusion(task: SmallTask) -> Method:
 
 
 def flow_matching(task: SmallTask) -> Method:
-    """Straight paths; by an adaptive solver of its ODE it is a continuous normalising flow."""
+    """Straight paths from noise to data; with its likelihood, the continuous normalising flow of the comparison."""
     draws = {"Euler 20": ("euler", 20), "Heun 10": ("heun", 10), "Euler 10": ("euler", 10)}
     return denoised(task, LinearFlow(), "velocity", **draws)
 
@@ -110,7 +110,7 @@ def gan(task: SmallTask) -> Method:
 
 def _game(task: SmallTask, schedule: Schedule, critic: nn.Module, name: str, steps: int) -> Method:
     network = LatentNetwork(task.network(vector=LATENTS), LATENTS, LATENTS)
-    denoiser = build_denoiser(network, schedule, "x0", "t")
+    denoiser = build_denoiser(network, schedule, "x0", "log_snr")
     grid = make_grid("uniform", schedule, steps)
     game = DenoisingGAN(denoiser, critic, schedule, grid, latents=LATENTS)
     draws = {name: sampled(task, denoiser, "ddpm", steps, latents=LATENTS)}
