@@ -163,6 +163,7 @@ class _Entrant:
         self.watch = Stopwatch(self.method.task)
         self.folder = run_dir / task.name / name
         self.updates = 0
+        self._bits_at: dict[int, Estimate | None] = {}
 
     def about(self, draw: str) -> dict[str, str]:
         """What tells a row of this method from others."""
@@ -192,7 +193,9 @@ class _Entrant:
         found = self.task.measure(torch.cat(pixels))
         if share == 1:
             self.task.save(pixels[0], self.folder.with_name(f"{self.name}-{name.replace(' ', '-')}"))
-        if bits := self._bits():
+        if self.updates not in self._bits_at:
+            self._bits_at[self.updates] = self._bits()
+        if bits := self._bits_at[self.updates]:
             found["bits"] = bits
         about = {"share": share, "updates": self.updates, "evaluations": draw.evaluations}
         return Score(

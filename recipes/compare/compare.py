@@ -202,8 +202,12 @@ def main(
     file = run_dir / "compare.json"
     if file.exists() and not resume:
         raise RecipeError(f"{file} is there already: go on with --resume true, or begin in another --run_dir")
-    rows = RowFile(file, COLUMNS, shared_settings(rules) | {"train_items": train_items})
+    rows = RowFile(file, COLUMNS, shared_settings(rules) | {"train_items": train_items, "widths": widths})
     size = {} if widths is None else {"widths": widths}
+    command = (
+        f"mmdiff run compare --minutes {minutes:g} --tasks [{','.join(tasks)}] --methods [{','.join(methods)}] "
+        f"--samples {samples} --seed {seed}"
+    )
     for name in tasks:
         task = (
             moving_digits(train_items, samples, **size)
@@ -211,11 +215,8 @@ def main(
             else spoken_digits(data, train_items, samples, **size)
         )
         contest(task, {name: METHODS[name] for name in methods}, rules, run_dir, rows)
-    command = (
-        f"mmdiff run compare --minutes {minutes:g} --tasks [{','.join(tasks)}] --methods [{','.join(methods)}] "
-        f"--samples {samples} --seed {seed}"
-    )
-    print(report(rows, command))
+        text = report(rows, command)
+    print(text)
 
 
 if __name__ == "__main__":
