@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmdiff.commands.report import check_report, failed, refuse_options, remark, report
 from mmdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from mmdiff.bench.vocoders import VocoderLoad
 
 
 def bench(
@@ -116,12 +119,25 @@ def bench(
         refuse_options(measuring, "measuring, and --results is measured already")
         _draw_results(results, plot)
         return 0
-    from mmdiff.bench.vocoders import VocoderLoad, bench_vocoders
+    from mmdiff.bench.vocoders import VocoderLoad
 
     load = VocoderLoad(
         dtypes=dtypes, **_given(seconds=seconds, batch=batch, threads=threads, families=only or None)
     )
-    files = _recordings(audio, limit, plot)
+    return _bench_vocoders(load, _recordings(audio, limit, plot), env, plot, out, json, repeated)
+
+
+def _bench_vocoders(
+    load: VocoderLoad,
+    files: list[Path],
+    env: str | None,
+    plot: str | None,
+    out: str | None,
+    json: bool,
+    repeated: dict[str, Any],
+) -> int:
+    from mmdiff.bench.vocoders import bench_vocoders
+
     peers = _peers(env) if {"wavegrad", "diffwave", "vocos"} & set(load.families) else ""
     table, failures = bench_vocoders(load, files, peers=peers or None, **repeated)
     report(table, out, json)

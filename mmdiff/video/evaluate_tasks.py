@@ -62,15 +62,9 @@ def edit_tasks(frames: int, size: tuple[int, int]) -> list[Task]:
     inner[:, up : height - up, left : width - left] = True
     keys = sorted({*range(0, frames, _EVERY), frames - 1})
     key, second = (_chosen(frames, places) for places in (keys, range(0, frames, 2)))
-    copied, blended = "copying the nearest frame", "linear blending"
     return [
         prediction_task(frames, size),
-        Task(
-            "interpolation",
-            lambda clips: edits.between(clips[:, :, keys], frames, keys),
-            everywhere & key[:, None, None],
-            {copied: lambda clips: copy_nearest(clips, key), blended: lambda clips: blend(clips, key)},
-        ),
+        _time_task("interpolation", lambda clips: edits.between(clips[:, :, keys], frames, keys), key, size),
         Task("inpainting", lambda clips: edits.inpainting(clips, inner), ~inner, {"black": _black(~inner)}),
         Task(
             "outpainting",
@@ -86,13 +80,19 @@ def edit_tasks(frames: int, size: tuple[int, int]) -> list[Task]:
             ~everywhere,
             {"nearest pixel": _enlarged("nearest"), "bilinear": _enlarged("bilinear")},
         ),
-        Task(
-            "upsampling in time",
-            lambda clips: edits.enlargement(clips[:, :, ::2], 1, 2),
-            everywhere & second[:, None, None],
-            {copied: lambda clips: copy_nearest(clips, second), blended: lambda clips: blend(clips, second)},
+        _time_task(
+            "upsampling in time", lambda clips: edits.enlargement(clips[:, :, ::2], 1, 2), second, size
         ),
     ]
+
+
+def _time_task(name: str, edit: Callable[[Tensor], Edit], known: Tensor, size: tuple[int, int]) -> Task:
+    """Whole frames (F,) are known, and the others are to be found between them."""
+    baselines = {
+        "copying the nearest frame": lambda clips: copy_nearest(clips, known),
+        "linear blending": lambda clips: blend(clips, known),
+    }
+    return Task(name, edit, known[:, None, None].expand(-1, *size), baselines)
 
 
 def blend(video: Tensor, known: Tensor) -> Tensor:
