@@ -13,6 +13,7 @@ from torch import Tensor
 from mmdiff.commands.clip_options import option, read_margins, read_size
 from mmdiff.errors import InputError
 from mmdiff.video import edits, io
+from mmdiff.video.convert import in_channels
 from mmdiff.video.edits import Edit
 from mmdiff.video.generator import ClipGenerator
 from mmdiff.video.pictures import opened
@@ -170,7 +171,7 @@ def _read_video(
     if clip.sound is not None and clip.sample_rate is not None:
         wave = clip.sound if len(clip.sound) <= 2 else clip.sound.mean(0, keepdim=True)
         sound = (wave, clip.sample_rate)
-    return _channels(gen, clip.video), sound, tuple(notes)
+    return in_channels(clip.video, gen.model.channels), sound, tuple(notes)
 
 
 def _read_keyframes(
@@ -193,7 +194,8 @@ def _read_keyframes(
         for file in files
         if io.info(file).frames != 1
     ]
-    pictures = [_channels(gen, io.read(file, frames=1, size=size, dtype=torch.uint8).video) for file in files]
+    clips = [io.read(file, frames=1, size=size, dtype=torch.uint8) for file in files]
+    pictures = [in_channels(clip.video, gen.model.channels) for clip in clips]
     if frames is None:
         frames = max(gen.model.frames, len(files), *(place + 1 for place in places))
     edit = edits.between(torch.cat(pictures, 1), frames, list(places) or None)
@@ -251,9 +253,3 @@ def _suits(gen: ClipGenerator, size: tuple[int, int]) -> bool:
 def _trained(gen: ClipGenerator) -> tuple[int, int]:
     height, width = gen.model.size
     return height, width
-
-
-def _channels(gen: ClipGenerator, video: Tensor) -> Tensor:
-    if gen.model.channels == 1:
-        return video.float().mean(0, keepdim=True).round().to(torch.uint8)
-    return video

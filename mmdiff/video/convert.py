@@ -1,4 +1,4 @@
-"""Pictures as whole numbers from 0 to 255 and as floating point in [-1, 1]."""
+"""Pictures as whole numbers from 0 to 255 and as floating point in [-1, 1], in colours and in grey."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ def convert(video: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.uint8:
         return (video.float() + 1).mul_(127.5).round_().clamp_(0, 255).to(dtype)
     return video.to(dtype)
+
+
+def in_channels(video: Tensor, channels: int) -> Tensor:
+    """Pictures in colours (C, ...), uint8, as a model of so many channels wants them: grey if that is one."""
+    return video.float().mean(0, keepdim=True).round().to(torch.uint8) if channels == 1 else video

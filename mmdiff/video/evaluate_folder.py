@@ -14,6 +14,7 @@ from mmdiff.errors import InputError
 from mmdiff.media.estimates import Estimate
 from mmdiff.media.tables import Measure, Score
 from mmdiff.progress import track
+from mmdiff.video.convert import in_channels
 from mmdiff.video.data import VideoClips, collate_clips
 from mmdiff.video.evaluate_edits import EDIT_MEASURES, evaluate_edits
 from mmdiff.video.evaluate_tasks import REAL, prediction_task
@@ -175,7 +176,4 @@ def _drawn(
 
 def for_model(item: Mapping[str, Any], model: ClipModel) -> dict[str, Any]:
     """Item with its video in the model's number of channels."""
-    video = item["video"]
-    if model.channels == 1:
-        video = video.float().mean(0, keepdim=True).round().to(torch.uint8)
-    return {**item, "video": video}
+    return {**item, "video": in_channels(item["video"], model.channels)}
