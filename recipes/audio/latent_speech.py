@@ -126,6 +126,8 @@ def main(
     autoencoder = Autoencoder(
         1, 1, latents, code_widths, code_factors, code_blocks, kernel=5, norm="l1", deviation=deviation
     )
+    # Both networks are built before either is trained: a run that is resumed has trained none.
+    network = LabelledMelNet(latents, len(labels), 1, channels, depth)
     set_compute_dtype(autoencoder, compute)
     critic = Critic(sample_rate) if adversarial else None
     first = AutoencoderTask(
@@ -145,7 +147,6 @@ def main(
     load_weights(first, trainer.fit(resume=resume))
     autoencoder.standardise(seen(words, 256, pick_device(device)))
 
-    network = LabelledMelNet(latents, len(labels), 1, channels, depth)
     model = LatentSoundModel(
         network, CosineVP(), autoencoder, sample_rate, seconds, labels, sampling_steps, guidance
     )

@@ -125,6 +125,12 @@ def main(
         (1, 3, 3),
         deviation=deviation,
     )
+    # Both networks are built before either is trained: a run that is resumed has trained none.
+    examples = MovingDigits(frames=2, **digits)
+    vocabulary = learn_vocabulary(examples[n]["caption"] for n in range(4000))
+    network = SpaceTimeUNet(latents, widths, mixing=mixing, vector=words, tokens=words, span=frames - 1)
+    conditioned = ConditionedNetwork(network, (CaptionEncoder(vocabulary, words),))
+
     set_compute_dtype(autoencoder, compute)
     autoencoder.to(memory_format=torch.channels_last_3d)
     critic = StepCritic(3, 3, (16, 32, 64), ((1, 2, 2), (1, 2, 2))) if adversarial else None
@@ -147,11 +153,8 @@ def main(
     load_weights(first, trainer.fit(resume=resume))
     autoencoder.standardise(seen(stills, 256, pick_device(device)))
 
-    examples = MovingDigits(frames=2, **digits)
-    vocabulary = learn_vocabulary(examples[n]["caption"] for n in range(4000))
-    network = SpaceTimeUNet(latents, widths, mixing=mixing, vector=words, tokens=words, span=frames - 1)
     model = ClipModel(
-        ConditionedNetwork(network, (CaptionEncoder(vocabulary, words),)),
+        conditioned,
         CosineVP(),
         prediction,
         frames=frames,

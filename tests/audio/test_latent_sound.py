@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from mmdiff.errors import InputError
 from mmdiff.hub import save_model
 from mmdiff.latent.autoencoder import Autoencoder
 from mmdiff.latent.tasks import AutoencoderTask
+from mmdiff.recipes import run_recipe
 
 LABELS = ("one-en", "two-en")
 
@@ -119,3 +122,18 @@ def test_stage_one_compares_spectra_and_lets_a_critic_judge() -> None:
     torch.testing.assert_close(found["loss"].detach(), expected + 0.2 * found["deceived"] + found["critical"])
     found["loss"].backward()
     assert all(p.grad is not None for p in critic.parameters())
+
+
+def test_the_recipe_trains_both_stages_and_goes_on_where_it_stopped(spoken, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--data", str(spoken), "--run_dir", "run"]
+    run_recipe("latent_speech.tiny", given)
+    folder = tmp_path / "run" / "model"
+    weights = (folder / "model.safetensors").read_bytes()
+    gen = mmdiff.load(folder, "cpu", "float32")
+    assert isinstance(gen, SoundGenerator)
+    assert gen("three-en", steps=2).isfinite().all()
+    for name in ("model", "prior"):  # as if it had been stopped after the first stage
+        shutil.rmtree(tmp_path / "run" / name)
+    run_recipe("latent_speech.tiny", [*given, "--resume", "true"])
+    assert (folder / "model.safetensors").read_bytes() == weights
