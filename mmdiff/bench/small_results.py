@@ -14,6 +14,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from mmdiff.errors import RecipeError
 from mmdiff.files import atomic_file
@@ -177,14 +178,18 @@ def draw_tradeoffs(
 
 
 def _draw(axes: Axes, scores: Sequence[Score], across: str, up: str, colours: Mapping[str, str]) -> None:
-    """Points of each method, joined in the order of the first axis."""
+    """Points of each method; those of a course are joined."""
     for method, group in groupby(scores, key=lambda score: str(score.about["method"])):
         measured = [score.measures for score in group]
         points = sorted((m[across].value, m[up].value) for m in measured if {across, up} <= {*m})
         if points:
-            axes.plot(*zip(*points, strict=True), "o-", color=colours.get(method, "black"), markersize=5)
+            # samplers differ by more than their steps: only a course is a line
+            style = "o" if across == "seconds" else "o-"
+            axes.plot(*zip(*points, strict=True), style, color=colours.get(method, "black"), markersize=5)
     if across == "seconds" and axes.lines:
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     if up == "frechet":
         axes.set_yscale("symlog", linthresh=1.0)  # the extrapolated distance may be 0
+    axes.set_ylim(bottom=0)
     axes.grid(linewidth=0.3)
