@@ -75,10 +75,8 @@ class Images:
 
     def shown(self, start: float) -> Iterator[tuple[float, float, Path]]:
         """Yield (begin, end, file) in seconds from the image that has begun at ``start`` on."""
-        fps = self.timing.fps
-        first = max(0, min(len(self._files) - 1, int((start + EXACT) * fps) - 1))
-        for n in range(first, len(self._files)):
-            yield n / fps, (n + 1) / fps, self._files[n]
+        for begin, end, n in _shown(len(self._files), self.timing.fps, start):
+            yield begin, end, self._files[n]
 
     def picture(self, file: Path) -> np.ndarray:
         """Return an image upright in RGB, (H, W, 3), uint8 or, above 8 bits, uint16; transparent is black."""
@@ -87,6 +85,12 @@ class Images:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _shown(count: int, fps: float, start: float) -> Iterator[tuple[float, float, int]]:
+    """Begin, end and index of each of ``count`` pictures, from the one that has begun at ``start`` on."""
+    first = max(0, min(count - 1, int((start + EXACT) * fps) - 1))
+    return ((n / fps, (n + 1) / fps, n) for n in range(first, count))
 
 
 def _list_images(path: Path) -> list[Path]:
@@ -177,10 +181,7 @@ class Array:
 
     def shown(self, start: float) -> Iterator[tuple[float, float, int]]:
         """Yield (begin, end, index) in seconds from the picture that has begun at ``start`` on."""
-        fps = self.timing.fps
-        first = max(0, min(len(self._frames) - 1, int((start + EXACT) * fps) - 1))
-        for n in range(first, len(self._frames)):
-            yield n / fps, (n + 1) / fps, n
+        return _shown(len(self._frames), self.timing.fps, start)
 
     def picture(self, index: int) -> np.ndarray:
         """Return a picture (H, W, 3), uint8 or float32 in [-1, 1]."""

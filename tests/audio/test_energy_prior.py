@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_vocoders import SHORT as MEL
+from tiny_vocoders import diffwave
 
 from mmdiff.audio.energy_prior import EnergyPrior
-from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.networks.diffwave import DiffWave
 from mmdiff.audio.tasks import WaveformTask
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
-from mmdiff.diffusion.schedules import BetaTable, diffwave_betas
 from mmdiff.errors import InputError
 from mmdiff.registry import from_config, to_config
 
-MEL = MelSpec(n_mels=20, hop_length=64, n_fft=256, win_length=256)
 PRIOR = EnergyPrior(0.5, 2.5, 0.2)
 
 
@@ -32,10 +30,7 @@ def test_the_deviation_is_where_the_energy_lies_between_the_datas():
 
 
 def vocoder(**options) -> WaveformVocoder:
-    torch.manual_seed(0)
-    network = DiffWave(20, 8, 6, 3, (8, 8), step_width=32)
-    torch.nn.init.normal_(network.out.weight)
-    return WaveformVocoder(MEL, network, BetaTable(diffwave_betas()), prior=PRIOR, **options).eval()
+    return diffwave(prior=PRIOR, **options)
 
 
 @pytest.mark.parametrize("clamp", ["data", "state"])

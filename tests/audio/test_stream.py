@@ -7,23 +7,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_vocoders import SHORT, diffwave
 from torch import Tensor
 
 import mmdiff
+from mmdiff.audio.magnitude import MagnitudeNet
 from mmdiff.audio.mel import MelSpec, preset
-from mmdiff.audio.networks.diffwave import DiffWave
 from mmdiff.audio.phase import PhaseNet, griffin_lim, single_pass_phase
 from mmdiff.audio.prior import bands_on_grid, frames_for
-from mmdiff.audio.spectral import MagnitudeNet, SpectralVocoder
+from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stft import Stft
 from mmdiff.audio.stream import VocoderStream, whole_length
 from mmdiff.audio.vocoder import Vocoder
-from mmdiff.audio.waveform_vocoder import WaveformVocoder
-from mmdiff.diffusion.schedules import BetaTable, diffwave_betas
 from mmdiff.errors import InputError
 
 STFT, MEL = Stft(), preset("mmdiff-16k")
-SHORT = MelSpec(n_mels=20, hop_length=64, n_fft=256, win_length=256)
 
 
 def spectral() -> Vocoder:
@@ -33,10 +31,7 @@ def spectral() -> Vocoder:
 
 
 def waveform() -> Vocoder:
-    torch.manual_seed(0)
-    network = DiffWave(20, 8, 6, 3, (8, 8), step_width=32)
-    torch.nn.init.normal_(network.out.weight)
-    return Vocoder(WaveformVocoder(SHORT, network, BetaTable(diffwave_betas())).eval(), "cpu", "float32")
+    return Vocoder(diffwave(), "cpu", "float32")
 
 
 def speechlike(spec: MelSpec, frames: int, batch: int = 1) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from diffwave import inference as lmnt_inference
 from diffwave.model import DiffWave as LmntDiffWave
 from diffwave.params import AttrDict
+from tiny_vocoders import SHORT as MEL
+from tiny_vocoders import diffwave
 
 from mmdiff.audio import waveform
 from mmdiff.audio.checkpoints.lmnt_diffwave import diffwave_state
@@ -27,20 +29,11 @@ from mmdiff.diffusion.schedules import (
 from mmdiff.errors import InputError
 from mmdiff.registry import from_config, to_config
 
-MEL = MelSpec(n_mels=20, hop_length=64, n_fft=256, win_length=256)
-
 
 def wavegrad(**options) -> WaveformVocoder:
     torch.manual_seed(0)
     network = WaveGrad(20, (4, 4, 4), (16, 16, 8), (8, 8), ((1, 2, 1, 2),) * 3, 16, 8)
     return WaveformVocoder(MEL, network, BetaTable(wavegrad_betas()), **options).eval()
-
-
-def diffwave(**options) -> WaveformVocoder:
-    torch.manual_seed(0)
-    network = DiffWave(20, 8, 6, 3, (8, 8), step_width=32)
-    torch.nn.init.normal_(network.out.weight)
-    return WaveformVocoder(MEL, network, BetaTable(diffwave_betas()), **options).eval()
 
 
 @pytest.mark.parametrize("build", [wavegrad, diffwave])

@@ -5,31 +5,17 @@ import math
 
 import pytest
 import torch
+from tiny_clips import DIGITS, save_clips_model
 from torch import nn
 
-from mmdiff.diffusion.schedules import CosineVP
-from mmdiff.hub import save_model
-from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
-from mmdiff.video.conditioning import ConditionedNetwork
 from mmdiff.video.digit_files import write_digits
 from mmdiff.video.evaluate import COUNTS, MEASURES
-from mmdiff.video.judge import crossed_captions
-from mmdiff.video.model import ClipModel
-from mmdiff.video.unet import SpaceTimeUNet
 
 
 @pytest.fixture(scope="module")
 def clips_model(tmp_path_factory):
     """Folder of an untrained model of 32x32 clips of 4 frames that knows the captions of moving digits."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = SpaceTimeUNet(
-            widths=(16,), blocks=1, mixing=("joint+tokens",), patch=8, embedding=32, vector=32, tokens=32,
-            head_width=16,
-        )  # fmt: skip
-        words = CaptionEncoder(learn_vocabulary((*crossed_captions()[0], "and") * 2), 32)
-        model = ClipModel(ConditionedNetwork(network, (words,)), CosineVP(), frames=4, steps=1)
-    return save_model(model, tmp_path_factory.mktemp("models") / "tiny-clips")
+    return save_clips_model(tmp_path_factory.mktemp("models") / "tiny-clips", DIGITS, frames=4)
 
 
 @pytest.fixture(scope="module")

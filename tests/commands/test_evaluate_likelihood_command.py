@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import tiny_clips
 import torch
 
 from mmdiff.audio.mel import MelSpec
@@ -15,12 +16,7 @@ from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.schedules import BetaTable, CosineVP, diffwave_betas
 from mmdiff.hub import save_model
 from mmdiff.video import io as videos
-from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
-from mmdiff.video.conditioning import ConditionedNetwork
 from mmdiff.video.evaluate_likelihood import DIGITS
-from mmdiff.video.judge import crossed_captions
-from mmdiff.video.model import ClipModel
-from mmdiff.video.unet import SpaceTimeUNet
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +24,9 @@ def clips_model(tmp_path_factory):
     """Make a function that saves an untrained model of clips, of moving digits or of anything."""
 
     def save(digits):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            network = SpaceTimeUNet(
-                widths=(16,), blocks=1, mixing=("joint+tokens",), patch=8, embedding=32, vector=32, tokens=32,
-                head_width=16,
-            )  # fmt: skip
-            captions = (*crossed_captions()[0], "and") if digits else ("rain", "snow")
-            words = CaptionEncoder(learn_vocabulary(captions * 2), 32)
-            model = ClipModel(ConditionedNetwork(network, (words,)), CosineVP(), frames=2, steps=1)
-        return save_model(model, tmp_path_factory.mktemp("models") / "tiny-clips")
+        captions = tiny_clips.DIGITS if digits else ("rain", "snow")
+        folder = tmp_path_factory.mktemp("models") / "tiny-clips"
+        return tiny_clips.save_clips_model(folder, captions, frames=2)
 
     return save
 
