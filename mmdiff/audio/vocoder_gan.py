@@ -96,7 +96,7 @@ class VocoderGAN(DenoisingGAN):
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch with ``wave`` (B, samples), whole frames long: those of the game, and "distance"."""
         cond = self.vocoder.conditions(batch)
-        losses, made = self.play(batch["wave"][:, None], generator, cond, {"mel": cond["mel"]})
+        losses, made, _ = self.play(batch["wave"][:, None], generator, cond, {"mel": cond["mel"]})
         if self.weight == 0:
             return losses
         distance = self.distance(made[:, 0], batch["wave"])

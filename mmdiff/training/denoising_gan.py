@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdiff.diffusion.adversarial import (
+    Step,
     draw_step,
     gradient_penalty,
     logistic_critic,
@@ -109,7 +110,7 @@ class DenoisingGAN(nn.Module):
 
     def play(
         self, x0: Tensor, generator: torch.Generator, cond: Mapping[str, Any], shown: Mapping[str, Any]
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    ) -> tuple[dict[str, Tensor], Tensor, Step]:
         """Draw steps of data, and let both players have a go at them.
 
         A task with losses of its own adds to "loss" what it makes of the second result.
@@ -128,6 +129,8 @@ class DenoisingGAN(nn.Module):
             As :meth:`forward` gives them.
         made : Tensor, shape (B, C, *space)
             The generator's x0, with gradients.
+        step : Step
+            Where it was asked for it.
         """
         step = draw_step(self.schedule, self.grid, x0, generator)
         t = step.t.to(torch.promote_types(x0.dtype, torch.float32))
@@ -140,7 +143,7 @@ class DenoisingGAN(nn.Module):
         )
         penalty = self._penalty(step.x_s, step.x_t, t, shown)
         losses = {"deceived": deceived.detach(), "critical": critical.detach(), "penalty": penalty.detach()}
-        return {"loss": deceived + critical + penalty, **losses}, made
+        return {"loss": deceived + critical + penalty, **losses}, made, step
 
     def _penalty(self, x_s: Tensor, x_t: Tensor, t: Tensor, shown: Mapping[str, Any]) -> Tensor:
         number = int(self.calls)

@@ -51,6 +51,9 @@ class ClipGAN(DenoisingGAN):
         As for :class:`mmdiff.training.denoising_gan.DenoisingGAN`.
     drop : float in [0, 1]
         Share of clips that both players are told nothing of, so that clips can be made without a caption too.
+    distance : float >= 0
+        Weight of the squared error of what the generator draws, times the signal α² that is left at the time: where the
+        clip can be seen, that teaches sooner than a critic does to keep to it.
 
     Raises
     ------
@@ -59,7 +62,13 @@ class ClipGAN(DenoisingGAN):
     """
 
     def __init__(
-        self, model: ClipModel, critic: nn.Module, penalty: float = 0.05, every: int = 16, drop: float = 0.1
+        self,
+        model: ClipModel,
+        critic: nn.Module,
+        penalty: float = 0.05,
+        every: int = 16,
+        drop: float = 0.1,
+        distance: float = 0.0,
     ) -> None:
         denoiser = model.denoiser
         if model.latents == 0 or denoiser.clamp is not None:
@@ -70,11 +79,17 @@ class ClipGAN(DenoisingGAN):
         super().__init__(
             denoiser, critic, denoiser.schedule, grid, latents=model.latents, penalty=penalty, every=every
         )
-        self.model, self.drop = model, drop
+        self.model, self.drop, self.distance = model, drop, distance
 
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses of a batch of :func:`mmdiff.video.data.collate_clips`; see :class:`DenoisingGAN`."""
+        """Losses of a batch of :func:`mmdiff.video.data.collate_clips`: those of the game, and "distance"."""
         cond = without_some(self.model, batch_conditions(self.model, batch), self.drop, generator)
         captions = self.model.captions
         shown = {} if captions is None else {"caption": cond[captions.name]}
-        return self.play(self.model.to_model(batch["video"]), generator, cond, shown)[0]
+        x0 = self.model.to_model(batch["video"])
+        losses, made, step = self.play(x0, generator, cond, shown)
+        if self.distance == 0:
+            return losses
+        signal = self.schedule(step.t).alpha.square().to(x0.dtype)
+        distance = (signal * (made - x0).square().flatten(1).mean(1)).mean()
+        return {**losses, "loss": losses["loss"] + self.distance * distance, "distance": distance.detach()}

@@ -47,6 +47,7 @@ def main(
     critic_widths: tuple[int, ...] = (48, 64, 96),
     penalty: float = 0.05,
     every: int = 16,
+    distance: float = 10.0,
     drop: float = 0.1,
     minutes: float = 40.0,
     batch_size: int = 16,
@@ -76,6 +77,7 @@ def main(
         critic_widths: Channels of the critic.
         penalty: Of the critic's gradient at data, γ.
         every: Updates of which one computes the penalty, as many times stronger.
+        distance: Weight of the squared error where the clip can be seen through the noise.
         drop: Share of captions left out.
         minutes: Time of the processor that is trained: two threads use it up twice as fast.
         batch_size: Clips per update.
@@ -115,7 +117,8 @@ def main(
         task = ClipTask(model, drop=drop, times=TablePoints(steps))
     else:
         judge = StepCritic(3, 3, critic_widths, vector=words, patch=(1, patch, patch))
-        task = ClipGAN(model, CaptionCritic(judge, CaptionEncoder(vocabulary, words)), penalty, every, drop)
+        reader = CaptionCritic(judge, CaptionEncoder(vocabulary, words))
+        task = ClipGAN(model, reader, penalty, every, drop, distance)
     watch = Stopwatch(task)
 
     def make_trainer(updates: int) -> Trainer:

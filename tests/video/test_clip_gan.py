@@ -114,10 +114,10 @@ class Clips:
         return {"video": video, "caption": SEVEN if n % 2 else ""}
 
 
-def game() -> ClipGAN:
+def game(**options) -> ClipGAN:
     players = model()
     critic = CaptionCritic(StepCritic(3, 3, (4, 8), vector=16), CaptionEncoder(WORDS, 16, depth=0))
-    return ClipGAN(players, critic, every=2)
+    return ClipGAN(players, critic, every=2, **options)
 
 
 def make_trainer(folder, steps: int) -> Trainer:
@@ -144,6 +144,27 @@ def test_validation_makes_what_the_pipeline_makes():
     batch = {"video": torch.zeros(2, 3, 3, 8, 8, dtype=torch.uint8), "caption": [SEVEN, None]}
     made = generate(gen.model, batch, seeds=range(5, 7))
     torch.testing.assert_close(made[:1], gen(SEVEN, seed=5), atol=1e-5, rtol=0)
+
+
+def test_the_squared_error_counts_where_the_clip_shows_and_reaches_the_generator_alone():
+    batch = collate_clips([Clips()[n] for n in range(3)])
+
+    def run(weight: float) -> tuple[ClipGAN, dict[str, Tensor]]:
+        players = game(distance=weight)
+        losses = players(batch, torch.Generator().manual_seed(0))
+        losses["loss"].backward()
+        return players, losses
+
+    (without, plain), (with_it, more) = run(0.0), run(3.0)
+    torch.testing.assert_close(more["loss"], plain["loss"] + 3 * more["distance"])
+    pairs = zip(without.critic.parameters(), with_it.critic.parameters(), strict=True)
+    assert all(one.grad is None or torch.allclose(one.grad, other.grad, atol=1e-6) for one, other in pairs)
+    ours, theirs = (players.model.network.network.write.weight.grad for players in (without, with_it))
+    assert not torch.allclose(ours, theirs, rtol=1e-2)
+    blind = game(distance=3.0)
+    blind.grid = torch.tensor([1.0, 0.0])  # the one step begins where next to nothing is left of the clip
+    found = blind(batch, torch.Generator().manual_seed(0))["distance"]
+    assert found < 1e-3 * more["distance"]
 
 
 def test_the_critic_reads_the_caption_and_some_items_have_none():
