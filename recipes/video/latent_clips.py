@@ -101,8 +101,8 @@ def main(
         sampler: Its sampler by default.
         guidance: Its guidance by default.
         guidance_interval: Times between which it is guided.
-        log_snr_range: Log-SNR of the first and last step but the very ends. A clip of 64x64 has a third as many numbers in
-            latents as one of 32x32 in pixels, which say things as often: levels of noise are lower than for clips.
+        log_snr_range: Log-SNR of the first and last step but the very ends. Latents of 64x64 pixels are a third as many
+            numbers as 32x32 pixels are, and say each thing less often: they bear less noise than the clips of clips.
         checkpoint_every: Updates between checkpoints.
         workers: Data-loading processes.
         device: Default: the fastest there is.
