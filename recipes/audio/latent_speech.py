@@ -57,7 +57,7 @@ def main(
     depth: int = 8,
     speed: tuple[float, float] = (0.92, 1.09),
     tilt_db: float = 1.0,
-    steps: int = 4000,
+    steps: int = 3500,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     drop: float = 0.1,
