@@ -51,7 +51,7 @@ def main(
     drop: float = 0.1,
     minutes: float = 40.0,
     batch_size: int = 16,
-    learning_rate: float = 5e-4,
+    learning_rate: float = 1e-3,
     critic_rate: float = 5e-4,
     ema: float = 0.998,
     checkpoint_every: int = 500,
