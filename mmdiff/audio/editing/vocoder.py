@@ -90,7 +90,7 @@ def fill_gaps(
 
     def fill(edit: SoundEdit) -> Tensor:
         wave = linear_prediction(edit).to(voc.device)
-        hop = model.stft.hop_length
+        made, hop = wave.clone(), model.stft.hop_length
         for begin, end in edit.windows(round(_CONTEXT * voc.sample_rate)):
             begin = begin // hop * hop  # so that frames are those of the whole
             known, start = edit.known[:, begin:end].to(voc.device), wave[:, begin:end]
@@ -100,8 +100,8 @@ def fill_gaps(
             told, seeds = told.to(start), [seed + n + (begin << 20) for n in range(len(start))]
             start = beyond_prediction(voc, told, start, known, seeds)
             magnitude = _magnitude(model, start, told, share, seeds, steps, temperature)
-            wave[:, begin:end] = agreeing_phases(magnitude, start, known, model.stft, iterations)
-        return wave
+            made[:, begin:end] = agreeing_phases(magnitude, start, known, model.stft, iterations)
+        return made
 
     with torch.no_grad():
         return fill_at_rate(edit, voc.sample_rate, fill)
@@ -158,18 +158,20 @@ def bridged(mel: Tensor, share: Tensor) -> Tensor:
 
 
 def agreeing_phases(magnitude: Tensor, start: Tensor, known: Tensor, stft: Stft, iterations: int) -> Tensor:
-    """Sound (B, samples) of this magnitude (B, T, K) as nearly as may be, in which known samples stay.
+    """Sound (B, samples) of this magnitude (B, T, K) whose phases were found with the known samples in place.
+
+    What it says in place of these is how far it fails to meet them: :meth:`SoundEdit.finish` makes up for that.
 
     References
     ----------
     Griffin & Lim (1984), section III, with the samples' projection added.
     """
-    wave = start
+    made = start
     for _ in range(iterations):
-        spectrum = stft(wave)
+        spectrum = stft(torch.where(known, start, made))
         phasors = spectrum / spectrum.abs().clamp_min(1e-8)
-        wave = torch.where(known, start, stft.inverse(magnitude * phasors, start.shape[-1]))
-    return wave
+        made = stft.inverse(magnitude * phasors, start.shape[-1])
+    return made
 
 
 def _magnitude(

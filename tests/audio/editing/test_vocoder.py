@@ -70,8 +70,17 @@ def test_phases_that_agree_with_what_is_known_come_nearer_to_the_sound():
     edit = gap_filling(wave, RATE, [(0.2, 0.22)])
     start = linear_prediction(edit)
     found = agreeing_phases(Stft()(wave).abs(), start, edit.known, Stft(), 30)
-    assert torch.equal(found[edit.known], wave[edit.known])
-    assert (found - wave).square().sum() < 0.5 * (start - wave).square().sum()
+    assert (edit.finish(found) - wave).square().sum() < 0.5 * (start - wave).square().sum()
+
+
+def test_sound_that_fails_to_meet_what_is_known_is_joined_without_a_step():
+    wave = 0.5 * torch.cos(2 * torch.pi * torch.arange(8000) / 160)[None]
+    edit = gap_filling(wave, RATE, [(0.2, 0.24)])  # from peak to peak
+    found = agreeing_phases(0.3 * Stft()(wave).abs(), linear_prediction(edit), edit.known, Stft(), 5)
+    joined = edit.finish(found)
+    assert torch.equal(joined[edit.known], wave[edit.known])
+    assert (joined - wave).abs().max() > 0.2
+    assert joined.diff().abs().max() < 2 * wave.diff().abs().max()
 
 
 def test_what_a_vocoder_cannot_do_is_said(tiny_model):
