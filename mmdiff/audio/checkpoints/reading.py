@@ -31,15 +31,17 @@ def check_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises
     ------
     CheckpointError
-        One is something else, has no elements, or a value that is not finite.
+        One is something else, has no elements, or a value that is not finite in float32; or a name is no text.
     """
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"names of weights of the checkpoint must be text; got {_short(name)}")
         if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
             kind = f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
             raise CheckpointError(f"{name} of the checkpoint must be a floating-point tensor; got {kind}")
         if value.numel() == 0:
             raise CheckpointError(f"{name} of the checkpoint must not be empty; got {tuple(value.shape)}")
-        if not bool(torch.isfinite(value).all()):
+        if not bool(torch.isfinite(value.float()).all()):
             raise CheckpointError(f"{name} of the checkpoint must be finite; the training run has diverged")
     return dict(state)
 

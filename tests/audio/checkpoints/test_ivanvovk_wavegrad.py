@@ -147,6 +147,21 @@ def test_early_versions_are_named(reference, tmp_path):
         convert(tmp_path / "m.pt", **SIZES)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (3, torch.zeros(1), "must be text; got 3"),
+        ("nn.ublock_postconv.conv1d.bias", torch.full((1,), 1e300, dtype=torch.float64), "must be finite"),
+    ],
+)
+def test_names_and_numbers_of_strangers_are_checked(name, value, message, reference, tmp_path):
+    content = torch.load(file(reference, tmp_path / "m.pt"))
+    content["model"][name] = value
+    torch.save(content, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=message):
+        convert(tmp_path / "m.pt", **SIZES)
+
+
 def test_six_steps_are_whole_multiples_of_the_projects_grid_and_begin_in_noise():
     grid = torch.logspace(-6, -2, 6, dtype=torch.float64)
     betas = torch.tensor(SIX_STEPS, dtype=torch.float64)
