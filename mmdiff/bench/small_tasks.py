@@ -276,12 +276,20 @@ def _small_clip(video: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _look(judge: DigitJudge, pixels: Tensor) -> Examined:
-    """Show the judge clips (B, 1, F, 16, 16) at the size it was trained at; sharp edges as bicubic filters make."""
+    """Show the judge clips (B, 1, F, 16, 16) at the size it was trained at, with edges of bicubic filters.
+
+    Of its features two kinds are kept: what frames show on average, and which way the light moves. By how much they
+    flicker, all that is learned in minutes would be far from every real clip.
+    """
     frames = pixels.float().transpose(1, 2).flatten(0, 1)
     large = functional.interpolate(frames, scale_factor=2, mode="bicubic").round().clamp(0, 255)
     video = large.to(torch.uint8).unflatten(0, (len(pixels), -1)).transpose(1, 2).expand(-1, 3, -1, -1, -1)
     said = judge_clips(video, judge)
-    return Examined(judge.features(video), (said.digit != NO_DIGIT) & (said.agreement >= _STEADY))
+    features, shown = judge.features(video), judge.hidden.out_features
+    moved = features[:, 2 * shown : 2 * shown + judge.COARSE**2]
+    return Examined(
+        torch.cat((features[:, :shown], moved), 1), (said.digit != NO_DIGIT) & (said.agreement >= _STEADY)
+    )
 
 
 def _save_clips(pixels: Tensor, path: Path) -> Path:
