@@ -52,8 +52,7 @@ class ClipGAN(DenoisingGAN):
     drop : float in [0, 1]
         Share of clips that both players are told nothing of, so that clips can be made without a caption too.
     distance : float >= 0
-        Weight of the squared error of what the generator draws, times the signal α² that is left at the time: where the
-        clip can be seen, that teaches sooner than a critic does to keep to it.
+        Weight of the squared error of what the generator draws, times the signal α² that is left at the time.
 
     Raises
     ------

@@ -47,7 +47,7 @@ def main(
     critic_widths: tuple[int, ...] = (48, 64, 96),
     penalty: float = 0.05,
     every: int = 16,
-    distance: float = 10.0,
+    distance: float = 0.0,
     drop: float = 0.1,
     minutes: float = 40.0,
     batch_size: int = 16,
@@ -77,7 +77,8 @@ def main(
         critic_widths: Channels of the critic.
         penalty: Of the critic's gradient at data, γ.
         every: Updates of which one computes the penalty, as many times stronger.
-        distance: Weight of the squared error where the clip can be seen through the noise.
+        distance: Weight of the squared error where the clip can be seen through the noise; much of it silences the
+            critic.
         drop: Share of captions left out.
         minutes: Time of the processor that is trained: two threads use it up twice as fast.
         batch_size: Clips per update.
