@@ -106,11 +106,12 @@ def test_a_resumed_training_ends_with_the_same_bits(trained, tmp_path):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_sound_depends_on_its_seed_alone_with_every_sampler(trained, sampler):
+def test_a_sound_depends_on_its_seed_alone_with_every_sampler(trained, sampler, monkeypatch):
+    monkeypatch.setattr(trained[0].denoiser, "clamp", None)  # its kinks cost "langevin_ode" many steps
     gen = SoundGenerator(trained[0], "cpu", "float32")
-    together = gen(["low", "high", "high"], seconds=0.03, seed=[4, 9, 2], sampler=sampler)
+    together = gen(["low", "high", "high"], seconds=0.02, seed=[4, 9, 2], sampler=sampler)
     assert together.isfinite().all()
-    alone = gen("high", seconds=0.03, seed=9, sampler=sampler)
+    alone = gen("high", seconds=0.02, seed=9, sampler=sampler)
     torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=0)
     assert not torch.allclose(together[1:2], together[2:])
 
@@ -171,8 +172,9 @@ def test_recipes_train_and_their_vocoder_loads(clips, tmp_path, monkeypatch):
     Path("data").mkdir()
     for name in ("english", "italian"):
         wave, rate = io.read(clips / f"{name}.flac")
-        io.write(f"data/{name}.wav", wave[:, 8000:15_000], rate)
-    run_recipe("waveform_vocoder.langevin_tiny", ["--data", "data", "--run_dir", "run"])
+        io.write(f"data/{name}.wav", wave[:, 8000:14_500], rate)
+    small = ["--crop_frames", "4", "--batch_size", "1", "--steps", "2"]
+    run_recipe("waveform_vocoder.langevin_tiny", ["--data", "data", "--run_dir", "run", *small])
     voc = mmdiff.load("run/model", "cpu", "float32")
     assert voc.model.denoiser.schedule == CriticallyDamped()
     assert voc(torch.randn(1, 80, 5) - 5).shape[0] == 1

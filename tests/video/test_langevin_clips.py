@@ -18,8 +18,6 @@ from mmdiff.video.tasks import ClipTask
 from mmdiff.video.unet import SpaceTimeUNet
 from mmdiff.video.validation import noise_losses
 
-SAMPLERS = ("sscs", "langevin_em", "langevin_ode")
-
 
 def clip_model(prediction: str = "mixed", schedule=None, **options) -> ClipModel:
     torch.manual_seed(0)
@@ -82,10 +80,9 @@ def test_validation_compares_processes_at_the_same_noise():
     assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=0.2)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_clip_depends_on_its_seed_alone_with_every_sampler(sampler):
-    smooth = {"clamp": False} if sampler == "langevin_ode" else {}  # each kink costs it many steps
-    gen = ClipGenerator(clip_model(**smooth), "cpu", "float32")
+@pytest.mark.parametrize("sampler", ["sscs", "langevin_em"])
+def test_a_clip_depends_on_its_seed_alone(sampler):
+    gen = ClipGenerator(clip_model(), "cpu", "float32")
     together = gen(label=1, num=3, seed=[5, 7, 2], sampler=sampler)
     assert together.isfinite().all()
     torch.testing.assert_close(gen(label=1, seed=7, sampler=sampler), together[1:2], atol=1e-5, rtol=0)
