@@ -32,6 +32,25 @@ class Times(ABC):
         Tensor, float64, shape of u, in [0, 1]
         """
 
+    def density(self, t: Tensor, schedule: Schedule) -> Tensor:
+        """Return the density of drawn times at t, where it is known: a loss over it estimates one of uniform times.
+
+        Parameters
+        ----------
+        t : Tensor, in (0, 1]
+        schedule : Schedule
+
+        Returns
+        -------
+        Tensor, float64, shape of t, > 0
+
+        Raises
+        ------
+        InputError
+            It is not known of this distribution.
+        """
+        raise InputError(f"times={type(self).__name__} must have a known density; take Uniform or Importance")
+
     def uniforms(self, count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
         """Return the numbers in (0, 1], shape (count,), whose quantiles :meth:`draw` takes."""
         # 1 - [0, 1): t = 0, where nothing can be learned and weights may be infinite, is never drawn.
@@ -89,6 +108,10 @@ class Uniform(Times):
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         """Return first + u (last - first)."""
         return self.first + u * (self.last - self.first)
+
+    def density(self, t: Tensor, schedule: Schedule) -> Tensor:
+        """Return 1 / (last - first)."""
+        return torch.full_like(t, 1 / (self.last - self.first), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -235,6 +258,10 @@ class Stratified(Times):
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         """Return the base distribution's quantile."""
         return self.base.quantile(u, schedule)
+
+    def density(self, t: Tensor, schedule: Schedule) -> Tensor:
+        """Return the base distribution's density."""
+        return self.base.density(t, schedule)
 
     def uniforms(self, count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
         """Return one number from each of count equal parts of (0, 1], shuffled."""
