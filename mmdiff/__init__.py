@@ -48,7 +48,7 @@ def load(source: str | Path, device: str | None = None, dtype: str | None = None
     from mmdiff.errors import InputError
     from mmdiff.hub import find_model, load_model
 
-    model = load_model(find_model(source, "SpectralVocoder", "ClipModel"))
+    model = load_model(find_model(source, "SpectralVocoder", "MelSoundModel", "ClipModel"))
     if isinstance(model, VocoderModel):  # who wants a vocoder need not import video
         from mmdiff.audio.vocoder import Vocoder
 

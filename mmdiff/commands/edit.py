@@ -151,7 +151,8 @@ def _by_model(
     if isinstance(pipeline, Vocoder):
         refused = {"label": label, "method": options["method"], "sampler": options["sampler"]}
         refuse_options(refused, "models of sound, and this is a vocoder")
-        return fill_gaps(pipeline, known, steps=options["steps"] or STEPS, seed=options["seed"])
+        steps = STEPS if options["steps"] is None else options["steps"]
+        return fill_gaps(pipeline, known, steps=steps, seed=options["seed"])
     if not isinstance(pipeline, SoundGenerator):
         raise InputError(f"model={model!r} must be a model of sound, or for gaps a vocoder; it makes clips")
     return edit_sound(pipeline, known, label, progress=True, **options)

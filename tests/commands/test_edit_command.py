@@ -69,6 +69,8 @@ def test_a_model_continues_and_declips(mmdiff_command, tone, tmp_path):
         (["--declip"], "not clipped"),
         (["--fill", "0.1:0.2", "--steps", "2"], "--steps"),
         (["--continue-by", "0.1", "--model", "vocoder-16k"], "both sides"),
+        (["--fill", "0.1:0.2", "--model", "vocoder-16k", "--steps", "0"], "steps=0"),
+        (["--fill", "0.1:0.2", "--model", "nothing"], "clips-32, digits-16k, vocoder-16k"),
     ],
 )
 def test_wrong_requests_are_named(mmdiff_command, tone, options, message):
