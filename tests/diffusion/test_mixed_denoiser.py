@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from oracles import gaussian
 from torch import nn
 
 from mmdiff.diffusion.conversions import expand, from_x0
@@ -14,7 +15,6 @@ from mmdiff.diffusion.scalings import edm_scalings
 from mmdiff.diffusion.schedules import CosineVP, GeometricVP, LinearFlow, VarianceExploding
 from mmdiff.errors import InputError
 from mmdiff.registry import from_config, to_config
-from tests.diffusion.oracles import gaussian
 
 
 class Sine(nn.Module):
