@@ -155,8 +155,7 @@ class DiffWave(WaveformNetwork):
             A condition is missing, or of another shape than the network's.
         """
         self._check(x, level, mel, label, prepared)
-        with torch.autocast(x.device.type, enabled=False):
-            vector = self._vector(label, z, x.shape[0])
+        vector = self._vector(label, z, x)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._evaluate(run_layers, x, level, mel, vector, prepared)
         with torch.autocast(x.device.type, enabled=False):
@@ -210,19 +209,22 @@ class DiffWave(WaveformNetwork):
             local: Tensor = self.upsample(mel.to(self.out.weight.dtype))
         return local.mT.contiguous()
 
-    def _vector(self, label: Tensor | None, z: Tensor | None, batch: int) -> Tensor | None:
+    def _vector(self, label: Tensor | None, z: Tensor | None, x: Tensor) -> Tensor | None:
         """What is the same for all positions of an item: (B, CODE), of its label and z."""
         if (z is not None) != (self.latents > 0):
             state = "needs" if self.latents else "takes no"
             raise InputError(f"z: this network, with latents={self.latents}, {state} random vectors")
+        if self.embed_latent is None and self.embed_label is None:
+            return None  # before the context: torch.export fails on one around nothing
         vectors: list[Tensor] = []
-        if self.embed_latent is not None:
-            vectors.append(self.embed_latent(z))
-        if self.embed_label is not None:
-            if label is None:
-                label = torch.full((batch,), self.classes, device=self.out.weight.device)
-            vectors.append(self.embed_label(label))
-        return sum(vectors[1:], vectors[0]) if vectors else None
+        with torch.autocast(x.device.type, enabled=False):
+            if self.embed_latent is not None:
+                vectors.append(self.embed_latent(z))
+            if self.embed_label is not None:
+                if label is None:
+                    label = torch.full((len(x),), self.classes, device=self.out.weight.device)
+                vectors.append(self.embed_label(label))
+        return sum(vectors[1:], vectors[0])
 
     def _check(
         self, x: Tensor, level: Tensor, mel: Tensor | None, label: Tensor | None, prepared: Tensor | None
