@@ -10,7 +10,6 @@ import importlib
 import json
 import pkgutil
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,14 @@ from torch import nn
 
 import mmdiff
 from mmdiff.errors import CheckpointError, InputError
-from mmdiff.files import atomic_folder
+from mmdiff.files import atomic_folder, sha256
 from mmdiff.registry import from_config, to_config, unknown_classes
 from mmdiff.weights import assign_tensors, named_tensors, read_tensors, write_tensors
 
 FORMAT = 1
 MAX_CONFIG_BYTES = 2**20
 SHIPPED = Path(__file__).parent / "models"
-_OWN_KEYS = ("format", "mmdiff", "model")
+_OWN_KEYS = ("format", "mmdiff", "sha256", "model")
 _FILES = ("config.json", "model.safetensors", "README.md")
 _PACKAGES = ("diffusion", "nn", "audio", "video", "joint", "latent")
 _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\S+))?")
@@ -42,6 +41,8 @@ def save_model(
     half: bool = True,
 ) -> Path:
     """Write a model folder: all of it or nothing.
+
+    ``config.json`` states the checksum of the weights, by which :func:`load_model` notices a damaged file.
 
     Parameters
     ----------
@@ -78,21 +79,23 @@ def save_model(
         raise InputError(f"folder={folder} holds something else than a model; choose a new or empty folder")
     if reserved := [key for key in _OWN_KEYS if key in extra]:
         raise InputError(f"extra={reserved} must not use the names {', '.join(_OWN_KEYS)}; rename them")
-    config = {"format": FORMAT, "mmdiff": mmdiff.__version__, "model": to_config(model), **to_config(extra)}
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    if len(text.encode()) > MAX_CONFIG_BYTES:
-        raise InputError(
-            f"config.json would have {len(text)} characters, the limit is {MAX_CONFIG_BYTES} bytes"
-        )
+    own = {"format": FORMAT, "mmdiff": mmdiff.__version__}
+    described = {"model": to_config(model), **to_config(extra)}
     parameters = dict(model.named_parameters())
     with atomic_folder(folder) as temporary:
-        (temporary / "config.json").write_text(text, encoding="utf-8")
-        write_tensors(
-            temporary / "model.safetensors", named_tensors(model), half=parameters.keys() if half else ()
-        )
-        shutil.copymode(temporary / "config.json", temporary / "model.safetensors")  # safetensors writes 0600
+        weights = temporary / "model.safetensors"
+        write_tensors(weights, named_tensors(model), half=parameters.keys() if half else ())
+        config = {**own, "sha256": sha256(weights), **described}
+        (temporary / "config.json").write_text(_json(config), encoding="utf-8")
         (temporary / "README.md").write_text(card or _card(model, folder.name, extra), encoding="utf-8")
     return folder
+
+
+def _json(config: Mapping[str, Any]) -> str:
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    if (size := len(text.encode())) > MAX_CONFIG_BYTES:
+        raise InputError(f"config.json would have {size} bytes, the limit is {MAX_CONFIG_BYTES}")
+    return text
 
 
 def _card(model: nn.Module, name: str, extra: Mapping[str, Any]) -> str:
@@ -126,12 +129,13 @@ def load_model(source: str | Path, device: torch.device | str | None = None) -> 
     InputError
         ``source`` is neither a name nor a path, or empty.
     CheckpointError
-        There is no such model, it cannot be fetched, is of a newer format, names an unknown class, or its
-        tensors do not fit.
+        There is no such model, it cannot be fetched, is of a newer format, names an unknown class, its
+        weights differ from their checksum (which older folders lack), or its tensors do not fit.
     """
     folder = find_model(source)
     config = read_config(folder)
     tensors = read_tensors(folder / "model.safetensors")
+    _check_sum(folder / "model.safetensors", config.get("sha256"))
     try:
         _import_classes(config["model"])
         model = from_config(config["model"])
@@ -147,6 +151,15 @@ def load_model(source: str | Path, device: torch.device | str | None = None) -> 
     return model.to(device).eval()
 
 
+def _check_sum(weights: Path, stated: object) -> None:
+    if stated is not None and stated != (found := sha256(weights)):
+        raise CheckpointError(
+            f"{weights} has the checksum sha256={found}, but its config.json states {stated!r}: the file was "
+            "damaged or changed; fetch the folder again, or, if the weights were changed on purpose, take "
+            "sha256 out of config.json"
+        )
+
+
 def read_config(folder: str | Path) -> dict[str, Any]:
     """``config.json`` of a model folder, checked, with whatever ``extra`` it was saved with.
 
@@ -158,7 +171,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        With ``format``, ``mmdiff`` (version that wrote it) and ``model``.
+        With ``format``, ``mmdiff`` (version that wrote it), ``sha256`` (of the weights) and ``model``.
 
     Raises
     ------

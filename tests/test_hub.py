@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -116,10 +117,31 @@ def test_every_misfit_is_named(folder: Path) -> None:
     tensors["stranger"] = tensors.pop(first)
     tensors[second] = torch.zeros(1, 2, 3, 4)
     save_file(tensors, folder / "model.safetensors")
+    edit(folder, sha256=None)
     with pytest.raises(
         CheckpointError, match=f"missing: {first}; unexpected: stranger; wrong shape: {second}"
     ):
         load_model(folder)
+
+
+def test_one_flipped_bit_of_the_weights_is_noticed(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    assert read_config(folder)["sha256"] == hashlib.sha256(content).hexdigest()
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"checksum sha256=\w{64}, .* damaged or changed; fetch"):
+        load_model(folder)
+    edit(folder, sha256=None)
+    assert not torch.equal(output(load_model(folder)), output(make_model()))
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_shipped_models_state_their_checksum_and_the_licence_of_their_card(name: str) -> None:
+    config = read_config(find_model(name))
+    weights = (find_model(name) / "model.safetensors").read_bytes()
+    assert config.get("sha256") in (None, hashlib.sha256(weights).hexdigest())
+    assert f"license: {config['license'].lower()}\n" in (find_model(name) / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

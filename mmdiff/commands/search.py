@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import mmdiff
 from mmdiff.commands.report import remark, say, say_json
 from mmdiff.errors import InputError
+from mmdiff.files import sha256
 
 if TYPE_CHECKING:
     from mmdiff.audio.vocoder import Vocoder
@@ -121,7 +121,7 @@ def search(
 
 def _digest(folder: Path) -> str:
     """Name of a model's weights: scores of others are of no use."""
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+    return sha256(folder / "model.safetensors")[:16]
 
 
 def _sound(
