@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import lmnt
 import pytest
 import torch
 from diffwave.model import DiffWave as LmntDiffWave
 from diffwave.params import AttrDict
 from diffwave.params import params as lmnt_params
-from torch import nn
 
 from mmdiff.audio.checkpoints.lmnt_diffwave import diffwave_state
 from mmdiff.audio.networks import diffwave_tiles
@@ -38,16 +38,9 @@ def rng() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def randomise(model: nn.Module, rng: torch.Generator) -> None:
-    """Give every weight, biases included, a random value that keeps signals near unit size."""
-    for p in model.parameters():
-        fan_in = p[0].numel()
-        p.data.normal_(0.0, fan_in**-0.5 if p.ndim > 1 else 0.3, generator=rng)
-
-
 def tiny(kind: str, rng: torch.Generator) -> DiffWave:
     net = DiffWave(channels=6, layers=5, cycle=3, step_width=16, **KINDS[kind])
-    randomise(net, rng)
+    lmnt.randomise(net, rng)
     return net
 
 
@@ -77,7 +70,7 @@ def inputs(net: DiffWave, rng: torch.Generator, batch: int = 2, frames: int = 7)
 def test_forward_equals_lmnt(sizes: dict[str, Any], steps: torch.Tensor, rng: torch.Generator) -> None:
     params = AttrDict({**lmnt_params, **sizes})
     reference = LmntDiffWave(params)
-    randomise(reference, rng)
+    lmnt.randomise(reference, rng)
     net = DiffWave(
         params.n_mels, params.residual_channels, params.residual_layers, params.dilation_cycle_length
     )
@@ -182,7 +175,7 @@ def test_no_label_is_the_class_after_the_last(rng: torch.Generator) -> None:
 )
 def test_the_output_depends_on_no_more_than_the_reach(options: dict[str, Any], rng: torch.Generator) -> None:
     net = DiffWave(channels=4, layers=6, cycle=3, **options).double()
-    randomise(net, rng)
+    lmnt.randomise(net, rng)
     frames, hop = 2 * net.reach + 9, net.hop_length
     centre = net.reach + 4
     x = torch.randn(1, 1, frames * hop, generator=rng, dtype=torch.float64, requires_grad=True)
@@ -202,7 +195,7 @@ def test_the_output_depends_on_no_more_than_the_reach(options: dict[str, Any], r
 
 def test_gradients_against_finite_differences(rng: torch.Generator) -> None:
     net = DiffWave(n_mels=2, channels=2, layers=3, cycle=2, factors=(2,), classes=2, step_width=4).double()
-    randomise(net, rng)
+    lmnt.randomise(net, rng)
     given = inputs(net, rng, batch=1, frames=3)
     weights = (net.layers[0].dilated.weight, net.upsample.convs[0].weight, net.embed_step.first.bias)
 

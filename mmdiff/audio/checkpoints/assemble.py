@@ -40,7 +40,7 @@ def make_vocoder(
         Noise variances of few steps that the user asks for.
     stored : tuple of float
         Those of the project, used if nothing is asked for and the schedule has such noise levels; if it has not,
-        all steps of the schedule are taken.
+        all steps of the schedule are taken, and the facts say so.
     **options
         Further ones of :class:`WaveformVocoder`.
 
@@ -55,23 +55,20 @@ def make_vocoder(
     InputError
         The schedule has not all noise levels of ``betas``.
     """
-    table = tuple(betas) if betas else _fitting(schedule, stored)
-    if table:
+    table, left_out = tuple(betas or stored), {}
+    try:
         noise_table_grid(schedule, table)
+    except InputError as error:
+        if betas:
+            raise
+        table, left_out = (), {"table_left_out": list(stored), "because": str(error)}
     model = WaveformVocoder(mel, network, schedule, len(table) or schedule.steps, table, **options)
     return model, {
         **_facts(model, arguments, schedule),
         "mel": _mel_in_words(mel),
         "betas": list(table) or None,
+        **left_out,
     }
-
-
-def _fitting(schedule: BetaTable, betas: tuple[float, ...]) -> tuple[float, ...]:
-    try:
-        noise_table_grid(schedule, betas)
-    except InputError:
-        return ()
-    return betas
 
 
 def make_sound_model(

@@ -14,7 +14,7 @@ from mmdiff.errors import InputError
 
 
 def check_exportable(model: nn.Module) -> tuple[WaveformDiffusion, BetaTable]:
-    """Return a model and its schedule if LMNT's packages diffuse the same way.
+    """Return a model and its schedule if LMNT's packages diffuse and sample the same way.
 
     Raises
     ------
@@ -34,6 +34,12 @@ def check_exportable(model: nn.Module) -> tuple[WaveformDiffusion, BetaTable]:
         raise InputError(
             f"prediction={model.denoiser.prediction!r} must be 'eps', and latents={model.latents} 0: the packages' "
             "networks find noise"
+        )
+    if model.clamp != "state":
+        raise InputError(
+            f"clamp={model.clamp!r} must be 'state': the packages keep the sampler's state within [-1, 1] and not "
+            "what the network finds, so that their samples would differ; clamp is of sampling alone: write "
+            '"clamp": "state" into model of config.json, listen, and convert again'
         )
     return model, schedule
 

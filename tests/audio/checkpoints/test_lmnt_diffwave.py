@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import lmnt
 import pytest
 import torch
@@ -49,6 +51,7 @@ def test_the_released_size_computes_the_same_and_says_what_it_is(tmp_path, rng):
     assert (facts["schedule"], facts["noise_input"]) == ("50 steps, 0.0001 .. 0.05", "aligned_index")
     assert (facts["betas"], facts["steps"]) == ([1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5], 6)
     assert facts["assumed"] == []
+    assert "table_left_out" not in facts
     assert model.mel == PRESETS["lmnt-diffwave-22k"]
 
 
@@ -98,6 +101,17 @@ def test_a_fast_table_that_the_training_table_cannot_serve_is_left_out(other, tm
     params = {**other.params, "noise_schedule": [1e-3, 1e-2]}
     model, facts = convert(lmnt.save(other, tmp_path / "weights.pt", params=params))
     assert (facts["betas"], model.default_steps) == (None, 2)
+    assert facts["table_left_out"] == [1e-4, 0.01, 0.3]
+    # alpha_bar of the training table's first and last step, and of the fast table's
+    assert facts["because"].startswith(
+        f"betas with log-SNR {log_snr(1e-4, 0.01, 0.3):.3f} .. {log_snr(1e-4):.3f} must lie within the schedule's "
+        f"{log_snr(1e-3, 1e-2):.3f}"
+    )
+
+
+def log_snr(*betas):
+    kept = math.prod(1 - beta for beta in betas)
+    return math.log(kept / (1 - kept))
 
 
 @pytest.mark.parametrize(

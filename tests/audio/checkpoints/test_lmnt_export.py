@@ -96,27 +96,28 @@ def small(n_mels=80, factors=(16, 16), classes=0) -> DiffWave:
     return DiffWave(n_mels, 2, 2, 2, factors, classes=classes)
 
 
+def vocoder(*parts, **options) -> WaveformVocoder:
+    return WaveformVocoder(*parts, clamp="state", **options)
+
+
 @pytest.mark.parametrize(
     ("place", "model", "message"),
     [
+        (lmnt_wavegrad, lambda: vocoder(preset("lmnt-wavegrad-22k"), small_wavegrad(), TABLE), "strided"),
+        (lmnt_wavegrad, lambda: vocoder(preset("lmnt-wavegrad-22k"), small_wavegrad(), VP), "LinearBetaVP"),
+        (lmnt_diffwave, lambda: vocoder(preset("hifigan-22k"), small(), TABLE), "mel=hifigan-22k must"),
+        (lmnt_diffwave, lambda: vocoder(DIFFWAVE, small(80, (32, 8)), TABLE), r"factors=\[32, 8\]"),
+        (lmnt_diffwave, lambda: vocoder(DIFFWAVE, small(), TABLE, prior=EnergyPrior(0, 1)), "prior="),
         (
-            lmnt_wavegrad,
-            lambda: WaveformVocoder(preset("lmnt-wavegrad-22k"), small_wavegrad(), TABLE),
-            "strided",
-        ),
-        (
-            lmnt_wavegrad,
-            lambda: WaveformVocoder(preset("lmnt-wavegrad-22k"), small_wavegrad(), VP),
-            "LinearBetaVP",
+            lmnt_diffwave,
+            lambda: SoundModel(small(0, classes=2), TABLE, 8000, labels=("a", "b"), clamp="state"),
+            "classes=2",
         ),
         (
             lmnt_diffwave,
-            lambda: WaveformVocoder(preset("hifigan-22k"), small(), TABLE),
-            "mel=hifigan-22k must",
+            lambda: WaveformVocoder(DIFFWAVE, small(), TABLE, clamp="data"),
+            "clamp='data' must be 'state': .* of config.json, listen",
         ),
-        (lmnt_diffwave, lambda: WaveformVocoder(DIFFWAVE, small(80, (32, 8)), TABLE), r"factors=\[32, 8\]"),
-        (lmnt_diffwave, lambda: WaveformVocoder(DIFFWAVE, small(), TABLE, prior=EnergyPrior(0, 1)), "prior="),
-        (lmnt_diffwave, lambda: SoundModel(small(0, classes=2), TABLE, 8000, labels=("a", "b")), "classes=2"),
     ],
 )
 def test_what_the_packages_would_compute_otherwise_is_refused(place, model, message):
