@@ -195,7 +195,7 @@ def _tell(table: GridTable, target: Path, plot: bool, json: bool) -> None:
 
     if json:
         for grid in table.grids:
-            say_json({"output": str(target), "steps": grid.steps, "times": list(grid.times), "score": grid.score,
+            say_json({"output": str(target), "steps": grid.asked, "times": list(grid.times), "score": grid.score,
                       "others": dict(grid.others), "history": list(grid.history)})  # fmt: skip
     else:
         say(grid_markdown(table))

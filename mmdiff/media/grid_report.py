@@ -1,4 +1,4 @@
-"""What a search of grids found, for readers: a table and a picture of quality against steps and evaluations."""
+"""What a search of grids found, for readers: a table and a picture of quality against steps and grids tried."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def grid_rows(table: GridTable) -> dict[str, list[float]]:
 
 
 def grid_markdown(table: GridTable) -> str:
-    """Scores of the grids, as a Markdown table with a column for each number of the sampler's steps."""
+    """Scores of the grids, as a Markdown table with a column for each number of steps that was asked for."""
     better = "↑" if table.higher_is_better else "↓"
-    counts = [f"{grid.steps} step{'s' * (grid.steps > 1)}" for grid in table.grids]
+    counts = [f"{grid.asked} step{'s' * (grid.asked > 1)}" for grid in table.grids]
     rows = [
         [name, *("" if not math.isfinite(score) else f"{score:.4g}" for score in scores)]
         for name, scores in grid_rows(table).items()
@@ -36,7 +36,7 @@ def _tried(history: tuple[tuple[int, float], ...]) -> int:
 
 
 def plot_table(path: str | Path, table: GridTable) -> Path:
-    """Draw quality against the sampler's steps, and the best quality against the grids tried.
+    """Draw quality against the steps asked for, and the best quality against the grids tried.
 
     Parameters
     ----------
@@ -56,15 +56,15 @@ def plot_table(path: str | Path, table: GridTable) -> Path:
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    counts = [grid.steps for grid in table.grids]
+    counts = [grid.asked for grid in table.grids]
     for name, scores in grid_rows(table).items():
         style = {"color": "black", "linewidth": 2} if name == SEARCHED else {"linewidth": 1, "alpha": 0.8}
         left.plot(counts, scores, marker="o", markersize=3, label=name, **style)
-    left.set(xlabel="steps of the sampler", ylabel=table.measure)
+    left.set(xlabel="steps", ylabel=table.measure)
     left.legend(fontsize="small")
     for grid in table.grids:
         tried, best = zip(*grid.history, strict=True) if grid.history else ((), ())
-        right.step(tried, best, where="post", label=f"{grid.steps} steps")
+        right.step(tried, best, where="post", label=f"{grid.asked} steps")
     right.set(xlabel="grids tried", ylabel=f"best {table.measure}")
     right.legend(fontsize="small")
     for axes in (left, right):

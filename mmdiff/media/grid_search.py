@@ -140,7 +140,7 @@ def search_table(
         if costs is not None:
             starts[ROUTE] = cheapest_grid(costs, candidates, len(grid) - 1)
         result = _search(problem, count, starts, evaluations, scores, move_start, tick)
-        found.append(_described(problem, result))
+        found.append(_described(problem, count, result))
     return GridTable(
         tuple(found), model, repr(problem.schedule), problem.sampler, problem.measure, problem.higher_is_better,
         dict(data or {}),
@@ -178,7 +178,7 @@ def _search(
     )
 
 
-def _described(problem: GridProblem, found: Search) -> SearchedGrid:
+def _described(problem: GridProblem, asked: int, found: Search) -> SearchedGrid:
     sign = -1 if problem.higher_is_better else 1
     return SearchedGrid.of(
         found.grid,
@@ -193,4 +193,5 @@ def _described(problem: GridProblem, found: Search) -> SearchedGrid:
             ),
             (found.evaluations, sign * found.score),
         ),
+        asked=asked,
     )

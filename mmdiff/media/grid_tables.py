@@ -45,6 +45,7 @@ def write_table(path: str | Path, table: GridTable) -> Path:
     content["grids"] = [
         {
             "steps": grid.steps,
+            "asked": grid.asked,
             "times": list(grid.times),
             "log_snr": [x if math.isfinite(x) else str(x) for x in grid.log_snr],
             "score": _number_or_none(grid.score),
@@ -117,6 +118,9 @@ def _grid(entry: Any) -> SearchedGrid:
         raise InputError(
             f"steps={entry.get('steps')!r} must be one less than the {len(times)} times and {len(log_snr)} log_snr"
         )
+    asked = entry.get("asked", len(times) - 1)
+    if type(asked) is not int or asked < len(times) - 1:
+        raise InputError(f"asked={asked!r} must be a whole number, no less than the {len(times) - 1} steps")
     check_grid(torch.tensor(times, dtype=torch.float64))
     if any(not a < b for a, b in itertools.pairwise(log_snr)):
         raise InputError(f"log_snr={list(log_snr)} must rise, as the times fall")
@@ -131,7 +135,7 @@ def _grid(entry: Any) -> SearchedGrid:
         raise InputError(
             "score, others and history must hold numbers, as mmdiff search writes them"
         ) from None
-    return SearchedGrid(times, log_snr, **known)
+    return SearchedGrid(times, log_snr, asked=asked, **known)
 
 
 def _numbers(entry: Mapping[str, Any], name: str) -> tuple[float, ...]:

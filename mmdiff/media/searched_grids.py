@@ -34,6 +34,9 @@ class SearchedGrid:
         Scores of other grids of as many steps.
     history : tuple of (int, float)
         The best score after so many grids were tried.
+    asked : int
+        The number that users of the searched model give for these steps, where they count evaluations that are not
+        the sampler's too, as those of a spectral vocoder do. Default: the sampler's steps.
     """
 
     times: tuple[float, ...]
@@ -41,6 +44,10 @@ class SearchedGrid:
     score: float = math.nan
     others: Mapping[str, float] = field(default_factory=dict)
     history: tuple[tuple[int, float], ...] = ()
+    asked: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asked", self.asked or self.steps)
 
     @property
     def steps(self) -> int:
@@ -110,6 +117,9 @@ class GridTable:
         """
         fit = [grid for grid in self.grids if steps is None or grid.steps == steps]
         if len(fit) != 1:
-            counts = ", ".join(str(grid.steps) for grid in self.grids)
+            counts = ", ".join(
+                f"{grid.steps}" + (f" (asked for as {grid.asked})" if grid.asked != grid.steps else "")
+                for grid in self.grids
+            )
             raise InputError(f"steps={steps} must be one of those the table has grids of: {counts}")
         return fit[0].on(schedule)

@@ -52,7 +52,9 @@ def test_a_search_writes_a_table_that_vocode_reads(mmdiff_command, tiny_model, s
     table = read_table("t.json")
     assert [grid.steps for grid in table.grids] == [2, 3]  # and one evaluation for the phases
     assert (table.sampler, table.measure, table.data["data"][0][0]) == ("ddim", "log_mel_l1", "speech.wav")
-    assert "| log_mel_l1 ↓ " in found.out
+    assert [grid.asked for grid in table.grids] == [3, 4]
+    heading = found.out.splitlines()[0].split("|")[1:-1]
+    assert [cell.strip() for cell in heading] == ["log_mel_l1 ↓", "3 steps", "4 steps"]
     assert "dynamic programming" in found.out
     assert Path("t.png").read_bytes().startswith(b"\x89PNG")
     best = table.grids[1]

@@ -29,6 +29,7 @@ def path(tmp_path):
             score=0.25,
             others={"uniform": 0.5},
             history=((1, 0.5), (9, 0.25)),
+            asked=7,
         ),
     ]
     table = GridTable(tuple(grids), "m", "LinearFlow()", "ddim", "log_mel_l1", False, {"files": ["a.wav"]})
@@ -38,7 +39,7 @@ def path(tmp_path):
 def test_a_table_comes_back_as_it_was_written(path):
     table = read_table(path)
     assert (table.model, table.sampler, table.data) == ("m", "ddim", {"files": ["a.wav"]})
-    assert [grid.steps for grid in table.grids] == [4, 6]
+    assert [(grid.steps, grid.asked) for grid in table.grids] == [(4, 4), (6, 7)]
     assert table.grids[1].score == 0.25
     assert table.grids[1].others == {"uniform": 0.5}
     assert table.grids[1].history == ((1, 0.5), (9, 0.25))
@@ -76,8 +77,8 @@ def test_grids_are_found_by_name_file_table_and_times(path):
     assert find_table(uniform) is find_table("uniform") is None
     for source, steps, word in (
         ("magic", 4, "grid='magic' must be one of uniform"),
-        (path, 5, "must be one of those the table has grids of: 4, 6"),
-        (path, None, "must be one of those the table has grids of: 4, 6"),
+        (path, 5, "must be one of those the table has grids of: 4, 6 \\(asked for as 7\\)"),
+        (path, None, "must be one of those the table has grids of: 4, 6 \\(asked for as 7\\)"),
         (uniform, 5, "grid of 4 steps must have the steps=5"),
         ([0.5, 1.0], None, "must decrease strictly"),
     ):
@@ -94,6 +95,9 @@ BAD = {
     "'nan' must be a finite": {"grids": [{"times": [1, 0], "log_snr": ["nan", 1]}]},
     "10000": {"grids": [{"times": [10**400, 0], "log_snr": [0, 1]}]},
     "one less": {"grids": [{"steps": 3, "times": [1, 0], "log_snr": [0, 1]}]},
+    "asked=0 must be a whole number, no less than the 1": {
+        "grids": [{"asked": 0, "times": [1, 0], "log_snr": [0, 1]}]
+    },
     "decrease strictly": {"grids": [{"times": [0, 1], "log_snr": [0, 1]}]},
     "in \\[0, 1\\]": {"grids": [{"times": [2, 1], "log_snr": [0, 1]}]},
     "must rise": {"grids": [{"times": [1, 0], "log_snr": [1, 0]}]},
