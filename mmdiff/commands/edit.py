@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import mmdiff
 from mmdiff.commands.jobs import plan
-from mmdiff.commands.report import refuse_options, remark, say, say_json
+from mmdiff.commands.report import given_options, refuse_options, remark, say, say_json
 from mmdiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,6 +19,17 @@ if TYPE_CHECKING:
     from mmdiff.audio.editing.edits import SoundEdit
 
 _WRITES = (".wav", ".flac", ".ogg", ".mp3")
+_OPTIONS = {
+    "gap": "--fill",
+    "gaps": "--fill",
+    "seconds": "--continue-by",
+    "to_rate": "--extend-to",
+    "label": "--label",
+    "steps": "--steps",
+    "sampler": "--sampler",
+    "sample_rate": "rate",
+}
+"""What this command calls the arguments of the functions that make edits."""
 
 
 def edit(
@@ -89,10 +102,13 @@ def edit(
     mmdiff edit narrow-8k.wav --extend-to 16000 --model runs/sound/model -o wide.wav
     mmdiff edit loud.flac --declip -o soft.flac
     """
-    asked = [bool(fill), continue_by is not None, extend_to is not None, declip]
-    if sum(asked) != 1:
+    given = given_options(
+        {"fill": fill, "continue_by": continue_by, "extend_to": extend_to, "declip": declip}
+    )
+    if len(given) != 1:
         raise InputError(
-            f"fill={fill}, continue_by={continue_by}, extend_to={extend_to}, declip={declip}: exactly one must be given"
+            "exactly one of --fill, --continue-by, --extend-to, --declip must be given; got "
+            + (", ".join(given) or "none of them")
         )
     if model is None:
         needless = {"label": label, "method": method, "steps": steps, "sampler": sampler}
@@ -109,21 +125,32 @@ def edit(
     from mmdiff.audio.editing import edits
 
     wave, rate = io.read(job.source, mono=False)
-    if gaps:
-        known = edits.gap_filling(wave, rate, gaps)
-    elif continue_by is not None:
-        known = edits.continuation(wave, rate, continue_by)
-    elif extend_to is not None:
-        known = edits.bandwidth_extension(wave, rate, extend_to)
-    else:
-        known = edits.declipping(wave, rate)
-    began = time.perf_counter()
     options: dict[str, Any] = {"method": method, "steps": steps, "sampler": sampler, "seed": seed}
-    made = _by_model(known, model, label, device, dtype, options) if model else _plainly(known)
+    with _naming_options():
+        if gaps:
+            known = edits.gap_filling(wave, rate, gaps)
+        elif continue_by is not None:
+            known = edits.continuation(wave, rate, continue_by)
+        elif extend_to is not None:
+            known = edits.bandwidth_extension(wave, rate, extend_to)
+        else:
+            known = edits.declipping(wave, rate)
+        began = time.perf_counter()
+        made = _by_model(known, model, label, device, dtype, options) if model else _plainly(known)
     elapsed = time.perf_counter() - began
     job.target.parent.mkdir(parents=True, exist_ok=True)
     io.write(job.target, _within_range(made), known.sample_rate, bits=_bits(job.source, job.target))
     _tell(job.target, made, known, elapsed, json)
+
+
+@contextlib.contextmanager
+def _naming_options() -> Iterator[None]:
+    """Name this command's options where functions name their arguments."""
+    try:
+        yield
+    except InputError as error:
+        name, equals, rest = str(error).partition("=")
+        raise InputError(f"{_OPTIONS[name]} {rest}" if equals and name in _OPTIONS else str(error)) from None
 
 
 def _gap(text: str) -> tuple[float, float]:
@@ -131,7 +158,7 @@ def _gap(text: str) -> tuple[float, float]:
     try:
         return float(begin), float(end)
     except ValueError:
-        raise InputError(f"fill={text!r} must be begin:end in seconds, such as 1.2:1.35") from None
+        raise InputError(f"--fill {text!r} must be begin:end in seconds, such as 1.2:1.35") from None
 
 
 def _by_model(

@@ -62,12 +62,18 @@ def report(table: ScoreTable, out: str | None, as_json: bool) -> None:
         remark(note)
 
 
+def given_options(options: Mapping[str, Any]) -> list[str]:
+    """Those of a command's options that were given, as they are written on the command line."""
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, value in options.items()
+        if value is not None and value is not False and value != []
+    ]
+
+
 def refuse_options(options: Mapping[str, Any], owner: str) -> None:
     """Raise InputError if any of these options was given, since they are for another ``owner``."""
-    given = [
-        f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False, [])
-    ]
-    if given:
+    if given := given_options(options):
         raise InputError(f"{', '.join(given)} must be left out: for {owner}")
 
 

@@ -147,7 +147,7 @@ def gap_filling(wave: Tensor, sample_rate: int, gaps: Sequence[tuple[float, floa
             )
         known[:, round(begin * sample_rate) : round(end * sample_rate)] = False
     if not known.any():
-        raise InputError(f"gaps={list(gaps)} must leave something known of the {seconds:g} s")
+        raise InputError(f"gaps={_listed(gaps)} must leave something known of the {seconds:g} s")
     return SoundEdit(torch.where(known, wave, 0.0), sample_rate, known)
 
 
@@ -218,10 +218,15 @@ def declipping(wave: Tensor, sample_rate: int, threshold: float | None = None) -
                 side[item][there] = sign
     if not side.any():
         raise InputError(
-            f"threshold={threshold}: the recording has nothing at such a level, {RUN} samples in a row at its peak; "
-            "it was not clipped, or needs a threshold"
+            f"the recording was not clipped: it has no {RUN} samples in a row at its peak"
+            if threshold is None
+            else f"threshold={threshold} must be a level that the recording reaches: its peak is {wave.abs().max():g}"
         )
     return SoundEdit(wave, sample_rate, side == 0, side)
+
+
+def _listed(gaps: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{begin:g}:{end:g}" for begin, end in gaps)
 
 
 def spans(flags: Tensor) -> list[tuple[int, int]]:

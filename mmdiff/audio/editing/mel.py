@@ -62,8 +62,7 @@ def fill_by_mel(
     """
     if edit.side is not None or edit.known_rate is not None:
         raise InputError(
-            "edit must be of gaps, or what follows: a model of spectrograms neither declips nor extends; take one of "
-            "waveforms"
+            "a model of spectrograms fills gaps and continues, and neither declips nor extends; take one of waveforms"
         )
     voc, stft = _vocoder(gen, model)
     with torch.no_grad():

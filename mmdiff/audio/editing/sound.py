@@ -94,7 +94,7 @@ def edit_sound(
     elif isinstance(model, SoundModel):
         fill = functools.partial(_fill_waves, gen, model, number, scale, options=options, progress=progress)
     else:
-        raise InputError(f"model must be one that sound can be edited with; it is a {type(model).__name__}")
+        raise InputError(f"model must be one that sound can be edited with, and is a {type(model).__name__}")
     return fill_at_rate(edit, model.sample_rate, fill)
 
 

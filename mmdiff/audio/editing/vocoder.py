@@ -76,12 +76,15 @@ def fill_gaps(
     """
     model = voc.model
     if not isinstance(model, SpectralVocoder):
-        raise InputError(f"voc must be a spectral vocoder to fill gaps with; it is a {type(model).__name__}")
+        raise InputError(
+            f"the vocoder must be a spectral one to fill gaps with, and is a {type(model).__name__}"
+        )
     if edit.side is not None or edit.known_rate is not None:
-        raise InputError("edit must be of gaps: a vocoder neither declips nor extends; take a waveform model")
+        raise InputError("a vocoder fills gaps, and neither declips nor extends; take a model of waveforms")
     if mel is None and not bool((edit.known[:, 0] & edit.known[:, -1]).all()):
         raise InputError(
-            "edit must have sound on both sides of a gap, or mel be given: there is nothing to interpolate"
+            "a vocoder needs sound on both sides of a gap, between which the spectrogram is interpolated; take a "
+            "model of sound, or in Python give the gap's mel"
         )
     if steps < 1 or iterations < 0 or temperature < 0:
         raise InputError(
