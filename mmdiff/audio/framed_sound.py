@@ -14,13 +14,13 @@ from mmdiff.audio.networks.mel import LabelledMelNet
 from mmdiff.audio.noise import frame_noise
 from mmdiff.audio.sampling import Sampling, item_generators
 from mmdiff.audio.sound_model import SoundMaker, checked_labels
-from mmdiff.diffusion.building import build_denoiser, build_objective, usual_sampler
+from mmdiff.diffusion.building import build_denoiser, build_objective, usual_grid, usual_sampler, usual_times
 from mmdiff.diffusion.conditions import drop_condition
 from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.samplers import sample
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.diffusion.solver_tools import DenoiserFn
-from mmdiff.diffusion.times import Stratified, Uniform
+from mmdiff.diffusion.times import Stratified
 from mmdiff.errors import InputError
 
 
@@ -86,8 +86,8 @@ class FramedSoundModel(nn.Module, SoundMaker):
         """What is diffused (B, 1, frames, width) to what the model makes."""
 
     def grid(self, steps: int) -> Tensor:
-        """Times for so many network evaluations: equal steps."""
-        return make_grid("uniform", self.denoiser.schedule, steps)
+        """Times for so many network evaluations: equal steps, for pairs of the square root of time."""
+        return make_grid(usual_grid(self.denoiser.schedule, "uniform"), self.denoiser.schedule, steps)
 
     def make(
         self,
@@ -150,7 +150,8 @@ class FramedSoundTask(nn.Module):
     def __init__(self, model: FramedSoundModel, drop: float = 0.1) -> None:
         super().__init__()
         self.model, self.drop = model, drop
-        self.objective = build_objective(model.denoiser.schedule, times=Stratified(Uniform()))
+        schedule = model.denoiser.schedule
+        self.objective = build_objective(schedule, times=Stratified(usual_times(schedule)))
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Loss of a batch with ``wave`` (B, samples), and ``label`` (B,) for a model of labels."""

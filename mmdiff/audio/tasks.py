@@ -16,12 +16,12 @@ from mmdiff.audio.mel import PRESETS, MelSpec
 from mmdiff.audio.networks.critic import Critic, judged_sound
 from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.waveform import WaveformDiffusion
-from mmdiff.diffusion.building import build_objective
+from mmdiff.diffusion.building import build_objective, usual_times
 from mmdiff.diffusion.conditions import drop_condition
 from mmdiff.diffusion.objectives import Norm, Objective
 from mmdiff.diffusion.scalings import edm_scalings
 from mmdiff.diffusion.schedules import BetaTable
-from mmdiff.diffusion.times import ContinuousTable, Stratified, TablePoints, Times, Uniform
+from mmdiff.diffusion.times import ContinuousTable, Stratified, TablePoints, Times
 from mmdiff.errors import InputError
 
 
@@ -128,7 +128,7 @@ def _levels_trained(model: WaveformDiffusion) -> Times:
     """Where on the way a model of waveforms is trained."""
     schedule = model.denoiser.schedule
     if schedule.paired:
-        return Stratified(Uniform(1e-5))
+        return Stratified(usual_times(schedule, model.denoiser.sigma_data))
     if not isinstance(schedule, BetaTable):
         raise InputError(
             f"schedule={type(schedule).__name__} must be a BetaTable, as in the papers, or CriticallyDamped"

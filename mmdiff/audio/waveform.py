@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.audio.noise import frame_noise
 from mmdiff.diffusion.adversarial import with_latents
-from mmdiff.diffusion.building import build_denoiser, usual_sampler
+from mmdiff.diffusion.building import build_denoiser, usual_grid, usual_sampler
 from mmdiff.diffusion.grids import make_grid, noise_table_grid
 from mmdiff.diffusion.process import Prior
 from mmdiff.diffusion.samplers import SAMPLERS, sample
@@ -104,7 +104,7 @@ class WaveformDiffusion(nn.Module, ABC):
             return noise_table_grid(schedule, self.inference_betas)
         if self.latents or (isinstance(schedule, BetaTable) and steps == schedule.steps):
             return make_grid("uniform", schedule, steps)
-        return make_grid("quadratic" if schedule.paired else "log_snr", schedule, steps)
+        return make_grid(usual_grid(schedule, "log_snr"), schedule, steps)
 
     def denoise_windows(self, frames: int, mel: Tensor | None = None) -> DenoiserFn:
         """Make the denoiser of sound of any length: what the whole would give, in bounded memory.

@@ -19,8 +19,8 @@ from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.langevin_denoiser import LangevinDenoiser
 from mmdiff.diffusion.objectives import Objective
 from mmdiff.diffusion.samplers import SAMPLERS
-from mmdiff.diffusion.schedules import Levels, Schedule
-from mmdiff.diffusion.times import Times
+from mmdiff.diffusion.schedules import CosineVP, Levels, Schedule
+from mmdiff.diffusion.times import LevelsOf, Times, Uniform
 from mmdiff.diffusion.weightings import Weighting
 
 _OF_X = ("edm", "x0")  # what a network of plain states can say of pairs
@@ -88,7 +88,7 @@ def build_objective(
     norm, weighting, normalize_weight
         Of both. For pairs a weighting is "uniform", "likelihood" or a function of levels.
     times : Times, optional
-        Default: the class's own.
+        Default: :func:`usual_times`.
 
     Returns
     -------
@@ -101,7 +101,8 @@ def build_objective(
         As the loss's own.
     """
     settings: dict[str, Any] = {"norm": norm, "weighting": weighting, "normalize_weight": normalize_weight}
-    settings |= {name: value for name, value in (("target", target), ("times", times)) if value is not None}
+    settings |= {} if target is None else {"target": target}
+    settings["times"] = usual_times(schedule) if times is None else times
     if isinstance(schedule, CriticallyDamped):
         return HybridScoreMatching(schedule, **settings)
     return Objective(schedule, **settings)
@@ -117,3 +118,17 @@ def usual_sampler(schedule: Schedule, sampler: str) -> str:
     """
     fits = not schedule.paired or sampler not in SAMPLERS or SAMPLERS[sampler].pairs
     return sampler if fits else "sscs"
+
+
+def usual_times(schedule: Schedule, data_std: float = 1.0) -> Times:
+    """Return where training times are drawn from unless told: uniform, or for pairs with the cosine's noise levels."""
+    return LevelsOf(CosineVP(), data_std) if schedule.paired else Uniform()
+
+
+def usual_grid(schedule: Schedule, grid: str) -> str:
+    """Return the grid a model uses unless told: this one, or "quadratic" for pairs.
+
+    The noise of pairs rises with the third power of time: equal steps would take most of them where there is no data
+    left to be seen, and equal steps of log-SNR a few where figures take shape.
+    """
+    return "quadratic" if schedule.paired else grid

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mmdiff.diffusion.schedules import BetaTable, Schedule
+from mmdiff.diffusion.schedules import BetaTable, CosineVP, Schedule
 from mmdiff.errors import InputError
 
 
@@ -234,6 +234,31 @@ class ContinuousTable(Times):
             f"betas=None must come with a BetaTable; got schedule={type(schedule).__name__}; "
             f"give ContinuousTable the table, as in ContinuousTable(wavegrad_betas())"
         )
+
+
+@dataclass(frozen=True)
+class LevelsOf(Times):
+    """Noise levels as uniform times of another schedule have them, for data of some deviation.
+
+    What is learned then does not depend on how the schedule's own times run. With four of five uniform times of
+    :class:`~mmdiff.diffusion.langevin.CriticallyDamped` there is more noise than data.
+
+    Parameters
+    ----------
+    other : Schedule, default CosineVP()
+    data_std : float > 0, default 1
+        Standard deviation of the data; the other schedule's are of deviation 1.
+    """
+
+    other: Schedule = field(default_factory=CosineVP)
+    data_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_std(self.data_std)
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """Return the time at which this schedule's log-SNR, for such data, is the other's at u."""
+        return schedule.time_of_log_snr(self.other.log_snr(u) - 2 * math.log(self.data_std))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from mmdiff.bench.contest import COLUMNS, Draw, Method, Rules, contest, report, 
 from mmdiff.bench.small_results import RowFile
 from mmdiff.bench.small_tasks import SmallTask, moving_digits, spoken_digits
 from mmdiff.diffusion.adversarial import with_latents
-from mmdiff.diffusion.building import build_denoiser, build_objective
+from mmdiff.diffusion.building import build_denoiser, build_objective, usual_grid
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.langevin import CriticallyDamped
@@ -93,8 +93,10 @@ def flow_matching(task: SmallTask) -> Method:
 
 def langevin(task: SmallTask) -> Method:
     """Critically damped Langevin diffusion by hybrid score matching."""
-    draws = {"SSCS 20": ("sscs", 20), "SSCS 50": ("sscs", 50), "Euler-Maruyama 50": ("langevin_em", 50)}
-    return denoised(task, CriticallyDamped(), "v", **draws)
+    schedule = CriticallyDamped()
+    how = {"SSCS 20": ("sscs", 20), "SSCS 50": ("sscs", 50), "Euler-Maruyama 50": ("langevin_em", 50)}
+    draws = {name: (*draw, usual_grid(schedule, "uniform")) for name, draw in how.items()}
+    return denoised(task, schedule, "v", **draws)
 
 
 def denoising_gan(task: SmallTask, steps: int = 4) -> Method:

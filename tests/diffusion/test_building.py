@@ -5,9 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from exact_network import normal, seeded
+from oracles import gaussian
 from torch import Tensor, nn
 
-from mmdiff.diffusion.building import build_denoiser, build_objective, usual_sampler
+from mmdiff.diffusion.building import (
+    build_denoiser,
+    build_objective,
+    usual_grid,
+    usual_sampler,
+    usual_times,
+)
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.guidance import ClassifierFree, ClassifierGuidance
 from mmdiff.diffusion.hybrid_score import HybridScoreMatching
@@ -17,7 +24,7 @@ from mmdiff.diffusion.measurement import observed
 from mmdiff.diffusion.objectives import Objective
 from mmdiff.diffusion.reconstruction import NoisedReplacement, ReconstructionGuidance
 from mmdiff.diffusion.schedules import CosineVP, Levels
-from mmdiff.diffusion.times import LogNormal
+from mmdiff.diffusion.times import LevelsOf, LogNormal, Uniform
 from mmdiff.errors import InputError
 
 PAIRS, PLAIN = CriticallyDamped(), CosineVP()
@@ -51,11 +58,30 @@ def test_what_is_built_follows_from_the_schedule() -> None:
     views = {kind: build_denoiser(network, PAIRS, kind).sees for kind in ("eps", "mixed", "edm", "x0")}  # type: ignore[union-attr]
     assert views == {"eps": "pair", "mixed": "pair", "edm": "reduced", "x0": "reduced"}
     assert build_objective(PLAIN) == Objective(PLAIN)
-    assert build_objective(PAIRS, norm="l1") == HybridScoreMatching(PAIRS, norm="l1")
+    assert build_objective(PAIRS, norm="l1") == HybridScoreMatching(PAIRS, norm="l1", times=LevelsOf(PLAIN))
     assert build_objective(PAIRS, times=LogNormal()).times == LogNormal()
     assert [usual_sampler(PLAIN, "deis"), usual_sampler(PAIRS, "deis"), usual_sampler(PAIRS, "langevin_ode")] == [
         "deis", "sscs", "langevin_ode"
     ]  # fmt: skip
+    assert [usual_grid(PLAIN, "log_snr"), usual_grid(PAIRS, "log_snr")] == ["log_snr", "quadratic"]
+    assert [usual_times(PLAIN, 0.1), usual_times(PAIRS, 0.1)] == [Uniform(), LevelsOf(PLAIN, 0.1)]
+
+
+@pytest.mark.parametrize("std", [1.0, 0.4])
+def test_pairs_and_plain_states_learn_the_same_at_the_usual_times(std: float) -> None:
+    share, x0, losses = (torch.arange(64) + 0.5).double() / 64, std * normal(64, 1, 256), []
+    for schedule, noise in ((PLAIN, normal(64, 1, 256, seed=1)), (PAIRS, normal(64, 2, 1, 256, seed=1))):
+        exact, reduce = gaussian(0.0, std).denoiser(schedule), PAIRS.reduce if schedule.paired else None
+        t = usual_times(schedule).quantile(share, schedule)
+        found = build_objective(schedule, target="v")(
+            lambda x, t, exact=exact, reduce=reduce: exact(reduce(x, t) if reduce else x, t),
+            x0, generator=None, t=t, noise=noise,
+        )  # fmt: skip
+        levels = schedule(t)
+        expected = std**2 / (std**2 * levels.alpha**2 + levels.sigma**2)
+        assert abs(float((found / expected).mean()) - 1) < 0.05
+        losses.append(float(expected.mean()))
+    assert abs(losses[0] / losses[1] - 1) < 0.01
 
 
 def test_v_of_a_reduced_state_is_edm_of_unit_data_but_for_its_sign() -> None:

@@ -16,6 +16,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 from mmdiff.diffusion import solvers_langevin
+from mmdiff.diffusion.building import usual_grid
 from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.hybrid_score import HybridScoreMatching
 from mmdiff.diffusion.langevin import CriticallyDamped
@@ -128,6 +129,18 @@ def test_splitting_is_better_than_euler_and_maruyama_at_equal_steps(run, std, st
     print(f"std {std}, {steps} steps: {plain:.1e} EM, {paper:.1e} SSCS, {known:.1e} with the deviation known")
     assert paper < plain
     assert known < plain / 4
+
+
+@pytest.mark.parametrize("std", [0.3, 0.6])
+def test_steps_that_grow_with_time_are_better_than_equal_ones(run, std) -> None:
+    data, steps = gaussian(0.0, std), 20
+    denoiser = of_pairs(PAPER, data)
+    equal, usual = (
+        distance(run("sscs", denoiser, PAPER, make_grid(name, PAPER, steps), data)[-1], (0.0, std))
+        for name in ("uniform", usual_grid(PAPER, "uniform"))
+    )
+    print(f"std {std}, {steps} steps: {equal:.1e} of equal length, {usual:.1e} as usual")
+    assert usual < equal / 2
 
 
 def pair_ode(process: CriticallyDamped, data: Mixture, u: np.ndarray, t1: float, t2: float) -> np.ndarray:

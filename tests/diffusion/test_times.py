@@ -8,6 +8,7 @@ import torch
 from exact_network import seeded
 from scipy import stats
 
+from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.schedules import (
     EDM,
     BetaTable,
@@ -20,6 +21,7 @@ from mmdiff.diffusion.schedules import (
 )
 from mmdiff.diffusion.times import (
     ContinuousTable,
+    LevelsOf,
     LogitNormal,
     LogNormal,
     Stratified,
@@ -62,6 +64,19 @@ def test_log_normal_noise_levels_are_truncated_to_the_schedule() -> None:
         low, high = (ends + 1.2) / 1.2
         assert_distributed(level, stats.truncnorm(low, high, loc=-1.2, scale=1.2).cdf)
         assert ((times >= 0) & (times <= 1)).all()
+
+
+@pytest.mark.parametrize("std", [1.0, 0.1])
+def test_noise_levels_of_another_schedule(std: float) -> None:
+    pairs = CriticallyDamped()
+    values = pairs.log_snr(draw(LevelsOf(CosineVP(), std), pairs))
+    end = float(pairs.log_snr(torch.tensor(1.0).double()))
+    # ln tan(πt/2) of uniform t is a hyperbolic secant's variable; what is noisier than the last time is at it
+    inner = values[values > end + 1e-6].numpy()
+    secant = stats.hypsecant(-2 * np.log(std), 2)
+    below = secant.cdf(end)
+    assert_distributed(torch.from_numpy(inner), lambda x: (secant.cdf(x) - below) / (1 - below))
+    assert abs(1 - len(inner) / COUNT - below) < 0.002
 
 
 def test_table_points_are_equally_likely_and_exact() -> None:
@@ -132,6 +147,8 @@ def test_wrong_settings_say_what_to_do() -> None:
         Uniform(0.5, 0.2)
     with pytest.raises(InputError, match="std=0 must be positive"):
         LogNormal(std=0)
+    with pytest.raises(InputError, match="std=0"):
+        LevelsOf(data_std=0)
     with pytest.raises(InputError, match="std=-1 must be positive"):
         LogitNormal(std=-1)
     with pytest.raises(InputError, match="count=0 must be at least 1"):
