@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import docstring_parser
 from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter
@@ -25,6 +27,44 @@ class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
         text = action.help or ""
         plain = action.default in (None, False, argparse.SUPPRESS) or not action.option_strings
         return text if plain or "efault" in text else f"{text} (default: %(default)s)"
+
+
+_WORDS = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "true or false"),
+    str: ("text", "text"),
+}
+_MISFIT = re.compile(r'Parser key "(\w+)".*?(?:Got|Given) value: (.*)', re.DOTALL)
+
+
+def in_words(kind: Any, several: bool = False) -> str | None:
+    """Say what values a type has as a user would; None of a type that no user writes on a command line."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if kind in _WORDS:
+        return _WORDS[kind][several]
+    if origin is Literal:
+        return f"{'among' if several else 'one of'} {', '.join(map(str, parts))}"
+    if origin in (typing.Union, types.UnionType):
+        words = [in_words(part, several) for part in parts if part is not types.NoneType]
+        return " or ".join(word for word in words if word) if all(words) else None
+    if origin in (list, tuple) and len(set(parts) - {...}) == 1:
+        return in_words(parts[0], several=True)
+    return None
+
+
+class _Parser(ArgumentParser):
+    """Say in words what an option takes."""
+
+    kinds: Mapping[str, Any] = types.MappingProxyType({})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if (found := _MISFIT.search(message)) and (words := in_words(self.kinds.get(found[1]))):
+            (action,) = (action for action in self._actions if action.dest == found[1])
+            name = [found[1].upper(), *action.option_strings][-1]
+            brackets = words.endswith("numbers") and action.nargs is None
+            message = f"{name} {found[2].strip()!r} must be {words}{' in brackets, such as [1,2]' * brackets}"
+        super().error(message, ex)
 
 
 @dataclass(frozen=True)
@@ -66,7 +106,7 @@ def build_parser(function: Callable, prog: str, config: bool = False) -> Argumen
     ArgumentParser
     """
     about = describe(function)
-    parser = ArgumentParser(
+    parser = _Parser(
         prog=prog,
         description="\n\n".join(filter(None, (about.summary, about.details))),
         epilog=f"examples:\n{_indented(about.examples)}" if about.examples else None,
@@ -74,10 +114,10 @@ def build_parser(function: Callable, prog: str, config: bool = False) -> Argumen
     )
     if config:
         parser.add_argument("--config", action="config", help="YAML file with any of the options below")
-    types = typing.get_type_hints(function)
+    parser.kinds = typing.get_type_hints(function)
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name != REST:
-            names, settings = _argument(parameter, types[parameter.name], config)
+            names, settings = _argument(parameter, parser.kinds[parameter.name], config)
             parser.add_argument(*names, help=about.parameters.get(parameter.name, ""), **settings)
     return parser
 

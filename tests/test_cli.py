@@ -11,7 +11,7 @@ import pytest
 
 from mmdiff import __version__
 from mmdiff.cli import COMMANDS
-from mmdiff.parsing import build_parser, describe
+from mmdiff.parsing import build_parser, describe, in_words
 
 SURFACE = {
     "vocode": "IN --out --model --steps --sampler --schedule --seed --temperature --mel-preset --device --dtype "
@@ -102,6 +102,33 @@ def test_no_sensible_command_is_a_usage_error(mmdiff_command, argv, word):
     outcome = mmdiff_command(*argv)
     assert outcome.status == 2
     assert word in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["edit", "x.wav", "--steps", "many"], "--steps 'many' must be a whole number"),
+        (["edit", "x.wav", "--continue-by", "long"], "--continue-by 'long' must be a number"),
+        (
+            ["edit", "x.wav", "--method", "force"],
+            "--method 'force' must be one of reconstruction, replacement",
+        ),
+        (["sound", "seven-en", "--seed", "1.5"], "--seed '1.5' must be a whole number"),
+        (["search", "model", "--steps", "2", "x"], "--steps 'x' must be whole numbers"),
+        (["bench", "nothing"], "WHAT 'nothing' must be one of video, vocoder"),
+        (["run", "clips", "--widths", "3"], "--widths '3' must be whole numbers in brackets, such as [1,2]"),
+    ],
+)
+def test_options_of_the_wrong_type_are_told_in_words(mmdiff_command, argv, message):
+    outcome = mmdiff_command(*argv)
+    assert outcome.status == 2
+    assert outcome.err.endswith(f"error: {message}\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_there_are_words_for_every_option(name):
+    words = {option: in_words(kind) for option, kind in _parser(name).kinds.items() if option != "return"}
+    assert all(words.values()), words
 
 
 def test_reader_that_stops_early_is_no_error():
