@@ -84,7 +84,7 @@ def read(
     Returns
     -------
     wave : Tensor, shape (channels, samples), float32
-        The sound.
+        The sound. Full scale is 1; files of floats and lossy ones can exceed it, and nothing is scaled or clipped.
     rate : int, Hz
         Its sample rate.
 

@@ -52,9 +52,10 @@ def edit(
 ) -> None:
     """Fill gaps in a recording, continue it, give it high frequencies, or undo clipping.
 
-    What is known stays as it is, sample for sample; new sound meets it within itself. Without a model, gaps are
-    bridged by linear prediction, clipped samples by sound of few frequencies, and a higher rate is plain resampling:
-    what a model has to beat.
+    What is known stays as it is, sample for sample; new sound meets it within itself. Where peaks above full scale do
+    not fit into the file, the whole is made quieter, and that is said; .wav files of floats hold them. Without a
+    model, gaps are bridged by linear prediction, clipped samples by sound of few frequencies, and a higher rate is
+    plain resampling: what a model has to beat.
 
     Parameters
     ----------
@@ -139,7 +140,8 @@ def edit(
         made = _by_model(known, model, label, device, dtype, options) if model else _plainly(known)
     elapsed = time.perf_counter() - began
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    io.write(job.target, _within_range(made), known.sample_rate, bits=_bits(job.source, job.target))
+    bits = _bits(job.source, job.target)
+    io.write(job.target, made if bits == 32 else _within_range(made), known.sample_rate, bits=bits)
     _tell(job.target, made, known, elapsed, json)
 
 
@@ -192,7 +194,7 @@ def _plainly(known: SoundEdit) -> Tensor:
 
 
 def _within_range(made: Tensor) -> Tensor:
-    """Scale sound whose restored peaks would be clipped again."""
+    """Scale sound whose peaks a file of whole numbers would clip."""
     peak = float(made.abs().max())
     if peak <= 1:
         return made

@@ -58,6 +58,21 @@ def test_a_model_continues_and_declips(mmdiff_command, tone, tmp_path):
     assert "times as loud" in outcome.err
 
 
+def test_sound_above_full_scale_stays_in_files_of_floats_and_is_made_to_fit_into_others(
+    mmdiff_command, tone, tmp_path
+):
+    loud = 5 * io.read(tone, mono=False)[0]
+    file = io.write(tmp_path / "loud.wav", loud, 1000, bits=32)
+    assert torch.equal(io.read(file, mono=False)[0], loud)
+    outcome = mmdiff_command("edit", str(file), "--fill", "0.2:0.22")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert torch.equal(io.read(tmp_path / "loud.edited.wav", mono=False)[0][:, :200], loud[:, :200])
+    outcome = mmdiff_command("edit", str(file), "--fill", "0.2:0.22", "-o", str(tmp_path / "fits.flac"))
+    made = io.read(tmp_path / "fits.flac", mono=False)[0]
+    assert "made 0.4 times as loud" in outcome.err
+    torch.testing.assert_close(made[:, :200], 0.4 * loud[:, :200], atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
