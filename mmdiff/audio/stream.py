@@ -81,7 +81,7 @@ class VocoderStream:
         Parameters
         ----------
         mel : Tensor, shape (B, n_mels, frames) or (n_mels, frames)
-            Any number of frames; the same B each time.
+            Any number of frames, none too; the same B each time.
 
         Returns
         -------
@@ -95,6 +95,8 @@ class VocoderStream:
             can go on with other frames.
         """
         self._require_open()
+        if mel.dim() in (2, 3) and mel.shape[-2:] == (self._spec.n_mels, 0):
+            return torch.zeros(*mel.shape[:-2] or (1,), 0, device=next(self._model.parameters()).device)
         mel = self._accepted(mel)
         self._held = mel if self._held is None else torch.cat([self._held, mel], -1)
         made = [mel.new_zeros(len(mel), 0)]

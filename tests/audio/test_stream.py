@@ -186,6 +186,15 @@ def test_frames_of_other_types_and_lone_frames_are_taken():
         assert bool(pushed(voc.stream(mel_spec=spec), silence, [2]).isfinite().all())
 
 
+def test_no_frames_make_no_samples_and_change_nothing():
+    voc, mel = spectral(), speechlike(MEL, 12, batch=2)
+    stream = voc.stream(steps=2)
+    for none in (mel[..., :0], mel[0, :, :0]):
+        made = stream.push(none)
+        assert (made.shape, made.dtype) == ((len(none) if none.dim() == 3 else 1, 0), torch.float32)
+    assert torch.equal(pushed(stream, mel, [0, 5, 0, 4, 0]), pushed(voc.stream(steps=2), mel, [5]))
+
+
 def test_what_makes_no_sense_is_refused_and_the_stream_goes_on():
     voc, mel = spectral(), speechlike(MEL, 12)
     stream = voc.stream(steps=2)
@@ -197,7 +206,8 @@ def test_what_makes_no_sense_is_refused_and_the_stream_goes_on():
     for bad, message in (
         (mel[:, :70], "n_mels=80"),
         (broken, "not finite"),
-        (mel[..., :0], "empty"),
+        (mel[:, :70, :0], "empty"),
+        (mel[:0], "empty"),
         (mel.repeat(2, 1, 1), "as many items"),
         (40 + mel, "must follow mmdiff-16k"),
         (mel.long(), "floating point"),
