@@ -57,9 +57,10 @@ def export(
 ) -> dict[str, Any]:
     """Write a vocoder as one graph from a mel spectrogram and noise to samples, and compare it with PyTorch.
 
-    The graph has the whole pipeline at a fixed number of evaluations, for any batch and length up to a limit. It
-    draws no noise: standard normal noise is an input, so that it gives the same everywhere. Sound longer than the
-    limit is not cut into windows, and mels of other definitions are not converted.
+    The graph has the whole pipeline at a fixed number of evaluations, for any batch and length between two
+    limits. It draws no noise: standard normal noise is an input, so that it gives the same everywhere. Runtimes refuse
+    fewer or more frames with words of their own: sound is not padded nor cut into windows, and mels of other
+    definitions are not converted.
 
     Parameters
     ----------
@@ -78,8 +79,8 @@ def export(
     Returns
     -------
     dict
-        What was written, as JSON values: inputs and outputs with their shapes, sampling rate, mel definition,
-        and ``check``, the comparison.
+        What was written, as JSON values: inputs and outputs with their shapes, ``frames``, the fewest and the most,
+        sampling rate, mel definition, and ``check``, the comparison.
 
     Raises
     ------

@@ -24,7 +24,7 @@ from mmdiff.audio.vocoder import Vocoder
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.schedules import BetaTable
 from mmdiff.errors import InputError, MmdiffError
-from mmdiff.export import LEAST_DECIBELS, compare, export, run_onnx, trace, write_onnx
+from mmdiff.export import LEAST_DECIBELS, compare, describe, export, run_onnx, trace, write_onnx
 from mmdiff.hub import load_model, save_model
 
 CLIPS = Path(__file__).parent / "audio" / "clips"
@@ -98,14 +98,15 @@ def test_network_is_exported_by_the_command(mmdiff_command, wavegrad, tmp_path):
         "the network, 16000 Hz",
         "(batch, frames, 8)",
         "(batch, 4, frames)",
+        "frames  2 to 4096; pad what is shorter",
         "differs from PyTorch by -",
     ):
         assert words in outcome.out
     facts = {p.key: p.value for p in onnx.load(file).metadata_props}
     assert (facts["sample_rate"], facts["noise_input"]) == ("16000", "sqrt_alpha_bar")
-    assert json.loads(facts["mel"])["hop_length"] == 8
+    assert (json.loads(facts["mel"])["hop_length"], json.loads(facts["frames"])) == (8, [2, 4096])
     stored = load_model(tmp_path / "model", "cpu")
-    for batch, frames in ((1, 3), (3, 33)):
+    for batch, frames in ((1, 2), (3, 33)):
         x, level, mel = make_graph(stored, 1, "network").example(batch, frames, seed=2)
         found = run_onnx(file, {"x": x, "level": level, "mel": mel})
         with torch.no_grad():
@@ -168,25 +169,35 @@ def test_what_cannot_be_exported_is_refused(diffwave, tmp_path):
             export(model, tmp_path / "file", **options)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "pt2"])
-def test_whole_spectral_vocoder_is_exported(format, tmp_path):
+@pytest.fixture(scope="module")
+def spectral() -> SpectralVocoder:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        stft, sizes = (
-            Stft(16_000, 256, 64),
-            {"context": 20, "channels": 8, "depth": 1, "bands": 8, "overlap": 2},
-        )
+        stft = Stft(16_000, 256, 64)
+        sizes = {"context": 20, "channels": 8, "depth": 1, "bands": 8, "overlap": 2}
         mel = MelSpec(16_000, 256, 256, 64, n_mels=20)
         model = SpectralVocoder(stft, mel, MagnitudeNet(stft, **sizes), PhaseNet(stft, **sizes), iterations=2)
-    facts = export(model, tmp_path / f"tiny.{format}", format=format)
+    return model.eval()
+
+
+def test_the_shortest_length_stated_is_the_least_that_is_reflected_at_its_ends(spectral):
+    graph, stft = make_graph(spectral, 2), spectral.stft
+    shortest, _ = describe(graph, 2, "all")["frames"]
+    samples = (shortest - 1) * stft.hop_length  # what is shorter PyTorch pads otherwise, and runtimes refuse
+    assert samples - stft.hop_length <= stft.n_fft // 2 < samples
+    with torch.no_grad():
+        assert graph(*graph.example(1, shortest)).shape == (1, samples)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_whole_spectral_vocoder_is_exported(format, spectral, tmp_path):
+    facts = export(spectral, tmp_path / f"tiny.{format}", format=format)
     assert facts["check"]["decibels"] > 40
+    graph = make_graph(spectral, 2)
     for batch, frames in ((1, 5), (3, 70)):
         with torch.no_grad():
-            assert (
-                compare(make_graph(model, 2), tmp_path / f"tiny.{format}", format, batch, frames).decibels
-                > 40
-            )
+            assert compare(graph, tmp_path / f"tiny.{format}", format, batch, frames).decibels > 40
 
 
 @pytest.mark.slow

@@ -19,10 +19,11 @@ def export(
 ) -> None:
     """Write a vocoder as one graph from a mel spectrogram and noise to samples, and compare it with PyTorch.
 
-    The graph has the whole pipeline at a fixed number of network evaluations, for any batch size and for lengths
-    up to a limit that is printed. Standard normal noise is one of its inputs. What the file computes is compared
+    The graph has the whole pipeline at a fixed number of network evaluations, for any batch size, and for lengths
+    between two limits that are printed: a spectral vocoder needs a few frames, the half of its window and one more;
+    pad what is shorter with silence. Standard normal noise is one of its inputs. What the file computes is compared
     with PyTorch for another batch and length than it was made with; where they differ nothing is written.
-    Sampling rate, mel definition, inputs and outputs are in the file's metadata too.
+    Sampling rate, limits, mel definition, inputs and outputs are in the file's metadata too.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def _words(out: str, facts: dict[str, Any]) -> str:
             f"  output  {name:10} ({', '.join(map(str, shape))}) float32"
             for name, shape in facts["outputs"].items()
         ),
-        f"  frames  {shortest} to {longest}",
+        f"  frames  {shortest} to {longest}; pad what is shorter with silence, cut what is longer",
         f"  mel     {facts['mel_preset'] or 'of its own, see the metadata'}",
         f"  check   differs from PyTorch by {-check['decibels']:.1f} dB, at most {check['largest']:.2g} "
         f"(batch {check['batch']}, {check['frames']} frames)",
