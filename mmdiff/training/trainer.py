@@ -263,9 +263,8 @@ class Trainer:
         if row >= self.max_bad_steps:
             rate, warmup = self.settings["learning_rate"], self.settings["warmup_steps"]
             raise RecipeError(
-                f"max_bad_steps={self.max_bad_steps} updates in a row were not finite (step {step}: "
-                f"{figures}); lower learning_rate={rate}, lengthen warmup_steps={warmup} or check the data, "
-                "and start again"
+                f"max_bad_steps={self.max_bad_steps} updates in a row were not finite (step {step}: {figures}); "
+                f"lower learning_rate={rate}, lengthen warmup_steps={warmup} or check the data, and start again"
             )
 
     def _log_row(self, step: int, rate: float, means: Means) -> None:
@@ -279,9 +278,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _exit(self, step: int, signal_number: int) -> NoReturn:
-        self._report.say(
-            f"stopped after step {step}; saved in {self._folder.path(step)}; resume to go on from there"
-        )
+        place = self._folder.path(step)
+        self._report.say(f"stopped after step {step}; saved in {place}; resume to go on from there")
         raise SystemExit(128 + (signal_number or signal.SIGTERM))  # 0: another process got the signal
 
     def _validate(self, step: int) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmdiff.training import Trainer, load_weights
-from mmdiff.video.data import WithStills, collate_clips
+from mmdiff.video.data import collate_clips
 from mmdiff.video.digits import MovingDigits
 from mmdiff.video.tasks import ClipTask
 from mmdiff.video.validation import clip_validation
+from mmdiff.video.with_stills import WithStills
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,13 @@ class Stage:
     noise: tuple[float, float] = (0.5, 1.3)
 
 
+def digit_clips(stage: Stage, seed: int, digits: dict[str, Any]) -> MovingDigits:
+    """Clips of a stage; ``digits`` are settings of :class:`MovingDigits` that all stages share."""
+    return MovingDigits(
+        frames=stage.frames, stride=stage.stride, seed=seed, late=stage.late, latest=stage.latest, **digits
+    )
+
+
 def train_stages(
     task: ClipTask,
     stages: Sequence[Stage],
@@ -79,14 +87,7 @@ def train_stages(
         Others of the :class:`~mmdiff.training.Trainer`.
     """
     for number, stage in enumerate(stages):
-        clips = MovingDigits(
-            frames=stage.frames,
-            stride=stage.stride,
-            seed=seed + number,
-            late=stage.late,
-            latest=stage.latest,
-            **digits,
-        )
+        clips = digit_clips(stage, seed + number, digits)
         held_out = MovingDigits("test", frames=stage.frames, stride=stage.stride, size=digits["size"])
         task.noise, task.drop = stage.noise, stage.drop
         trainer = Trainer(

@@ -65,7 +65,7 @@ class Drawing:
     """
 
     def __init__(
-        self, model: ClipModel, request: Request, device: torch.device, tick: Callable[..., None]
+        self, model: ClipModel, request: Request, device: torch.device, tick: Callable[..., object]
     ) -> None:
         self.model, self.request, self.device, self.tick = model, request, device, tick
         self.method = method_of(model, request)

@@ -17,9 +17,10 @@ from mmdiff.video import edits
 from mmdiff.video.checks import as_size, check_count
 from mmdiff.video.drawing import Drawing, method_of
 from mmdiff.video.edits import Edit
-from mmdiff.video.long import Lengths, Plan, extend, plan
+from mmdiff.video.long import Plan, choose_lengths, extend, plan
 from mmdiff.video.model import ClipModel
-from mmdiff.video.request import Prompt, Request, Sampling, make_request, stride
+from mmdiff.video.request import Prompt, Request, make_request, stride
+from mmdiff.video.sampling import Sampling
 from mmdiff.video.tasks import TextFunction
 from mmdiff.video.text import encoder_for
 
@@ -41,11 +42,9 @@ class ClipGenerator:
     Attributes
     ----------
     notes : list of str
-        What there is to know about the latest call, such as words the model never learned; also raised as
-        warnings.
+        What there is to know about the latest call, such as words never learned; also raised as warnings.
     evaluations : int
-        Network evaluations of each clip in the latest call, guidance counting double; the backward passes of
-        reconstruction guidance are not counted.
+        Network evaluations of each clip in the latest call, without reconstruction guidance's backward passes.
 
     Examples
     --------
@@ -119,7 +118,7 @@ class ClipGenerator:
         progress : bool
             Show progress bars.
         **settings
-            Fields of :class:`mmdiff.video.request.Sampling` (``steps``, ``sampler``, ``guidance``, ...), and the
+            Fields of :class:`mmdiff.video.sampling.Sampling` (``steps``, ``sampler``, ``guidance``, ...), and the
             model's own conditions, such as ``label`` or ``actions``: numbers or tensors.
 
         Returns
@@ -136,11 +135,8 @@ class ClipGenerator:
             prompt, edit=edit, frames=frames, size=size, seed=seed, num=num, loop=loop, **settings
         )
         check_count("batch", batch)
-        parts = range(0, len(request), batch)
-        clips = [
-            torch.cat(list(self.stream(request.part(n, n + batch), progress=progress)), 2) for n in parts
-        ]
-        return torch.cat(clips)
+        parts = [request.part(n, n + batch) for n in range(0, len(request), batch)]
+        return torch.cat([torch.cat(list(self.stream(part, progress=progress)), 2) for part in parts])
 
     def request(
         self,
@@ -187,29 +183,19 @@ class ClipGenerator:
         """
         steps = self.plan(request)
         self.evaluations = 0
-
         ticks = track(range(steps.made * (request.sampling.steps or 1)), "sampling", show=progress)
-
-        def tick(*_: Any) -> None:
-            next(ticks, None)
-
-        draw = Drawing(self.model, request, self.device, tick)
+        draw = Drawing(self.model, request, self.device, lambda *_: next(ticks, None))
         for block in extend(
             request.edit, steps, draw, clips=len(request), channels=self.model.channels, device=self.device
         ):
             self.evaluations = draw.evaluations
             yield block
-        tick()  # closes the bar
+        next(ticks, None)  # closes the bar
 
     def plan(self, request: Request) -> Plan:
         """How the videos of a request are cut into blocks."""
-        overlap, unit = request.sampling.overlap or 1, request.edit.time_factor
-        block = max(self.model.frames, 2 * unit, overlap + 1)
-        longest = block + block // 4
-        if unit > 1:  # a small frame stands for so many
-            block, longest = block // unit * unit, longest // unit * unit
-            overlap = min(-(-overlap // unit) * unit, block - unit)
-        return plan(request.edit, Lengths(block, longest, overlap, unit))
+        overlap = request.sampling.overlap or 1
+        return plan(request.edit, choose_lengths(self.model.frames, overlap, request.edit.time_factor))
 
     def continue_from(
         self, clip: Tensor, frames: int | None = None, prompt: Prompt = None, **settings: Any

@@ -67,6 +67,16 @@ class Lengths(NamedTuple):
     unit: int = 1
 
 
+def choose_lengths(frames: int, overlap: int, unit: int) -> Lengths:
+    """Lengths for a model of clips of so many ``frames``, where a given small frame stands for ``unit``."""
+    block = max(frames, 2 * unit, overlap + 1)
+    longest = block + block // 4
+    if unit == 1:
+        return Lengths(block, longest, overlap)
+    block, longest = block // unit * unit, longest // unit * unit
+    return Lengths(block, longest, min(-(-overlap // unit) * unit, block - unit), unit)
+
+
 def plan(edit: Edit, lengths: Lengths) -> Plan:
     """Cut a video into blocks."""
     known = edit.whole()

@@ -37,7 +37,7 @@ class ClipProblem(GridProblem):
     fine : int > 0
         Steps of the clips to come near to, made with "deis" on a uniform grid.
     **settings
-        As for :class:`mmdiff.video.request.Sampling`, such as ``guidance``.
+        As for :class:`mmdiff.video.sampling.Sampling`, such as ``guidance``.
 
     Raises
     ------

@@ -33,7 +33,6 @@ from mmdiff.training.data import IndexedData
 from mmdiff.video.data import (
     ImageFolder,
     VideoClips,
-    WithStills,
     collate_clips,
     find_train_valid,
     leave_out_broken,
@@ -44,6 +43,7 @@ from mmdiff.video.model import ClipModel
 from mmdiff.video.stages import WithKnown, make_conditioners, network_for, pixel_statistics
 from mmdiff.video.tasks import ClipTask
 from mmdiff.video.validation import clip_validation
+from mmdiff.video.with_stills import WithStills
 
 
 def main(

@@ -27,7 +27,6 @@ from mmdiff.video.data import (
     ImageFolder,
     VideoClips,
     VideoItem,
-    WithStills,
     collate_clips,
     find_images,
     find_train_valid,
@@ -37,6 +36,7 @@ from mmdiff.video.decode import Movie
 from mmdiff.video.flips import DIRECTION_WORDS, may_flip
 from mmdiff.video.frames import Frames
 from mmdiff.video.shards import expand, read_shards, write_shards
+from mmdiff.video.with_stills import WithStills
 
 SIZE = 32
 STEP = 8  # grey levels from one frame to the next
