@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from mmdiff.bench.contest import COLUMNS, Rules
+from mmdiff.bench.small_judges import LOUDEST
 from mmdiff.bench.small_results import RowFile, in_turns
-from mmdiff.bench.small_tasks import LOUDEST, SmallTask, States, moving_digits, spoken_digits
+from mmdiff.bench.small_tasks import SmallTask, States, moving_digits, spoken_digits
 from mmdiff.errors import InputError, RecipeError
 from mmdiff.media.estimates import Estimate
 from mmdiff.media.tables import Measure, Score
