@@ -21,7 +21,7 @@ from mmdiff.errors import InputError
 
 DenoiserFn: TypeAlias = Callable[..., Tensor]
 """``denoiser(x, t, **cond) -> x0``: x and x0 of shape (B, C, *space), t of shape (B,)."""
-Callback: TypeAlias = Callable[[int, int, float, Tensor, Tensor], None]
+Callback: TypeAlias = Callable[[int, int, float, Tensor, Tensor], object]
 """``callback(step, steps, t, x, x0)`` after each step: steps done, steps in all (0 when unknown), the time
 that x has reached, and the last estimate of the data."""
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator] | Callable[[], Tensor] | None
