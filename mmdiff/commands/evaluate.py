@@ -73,7 +73,7 @@ def evaluate(
     seeds : int, optional
         Vocoders: how many seeds (0, 1, ...) to average over. Default: 2.
     measures : list of str, optional
-        Sound: pesq, stoi, log_mel_l1, mcd, lsd, mr_stft (these are the default), si_sdr, f0_error, voicing_error.
+        Sound: pesq, stoi, log_mel_l1, mcd, lsd, mr_stft (these are the default), si_sdr, f0_error, voicing_error, wer.
     limit : int, optional
         Use only so many recordings, evenly spaced in the list; or captions; or clips (default: 16 of a folder,
         8 with --edits).

@@ -24,7 +24,9 @@ from mmdiff.audio.metrics import (
     si_sdr,
     stoi,
     voicing_error,
+    word_error_rate,
 )
+from mmdiff.audio.metrics.words import edits, words_heard
 from mmdiff.errors import InputError
 
 RATE = 16_000
@@ -56,12 +58,12 @@ def syllables(count: int = 6, seed: int = 0) -> torch.Tensor:
 
 def test_identity_is_best() -> None:
     x = syllables()
-    for name, value in evaluate(x, x, RATE).items():
+    for name, value in evaluate(x, x, RATE, [name for name in METRICS if name != "wer"]).items():
         assert value == pytest.approx(BEST.get(name, 0.0), abs=1e-3), name
 
 
 def test_direction_of_every_measure_under_growing_noise() -> None:
-    x, names = syllables(), [name for name in METRICS if name != "f0_error"]
+    x, names = syllables(), [name for name in METRICS if name not in ("f0_error", "wer")]
     values = [evaluate(x, x + noise(len(x) / RATE, 1, level), RATE, names) for level in (0.002, 0.006, 0.02)]
     for name in names:
         series = [v[name] if METRICS[name].higher_is_better else -v[name] for v in values]
@@ -114,7 +116,7 @@ def test_short_and_silent_sounds_give_a_warning_and_nan_or_a_true_value(name: st
     if name != "si_sdr":  # which needs no more than one sample
         with pytest.warns(UserWarning, match=f"{name} is undefined"):
             assert math.isnan(function(blip, blip, RATE))
-    if name in {"pesq", "stoi", "mr_stft", "si_sdr", "f0_error"}:
+    if name in {"pesq", "stoi", "mr_stft", "si_sdr", "f0_error", "wer"}:
         with pytest.warns(UserWarning, match=f"{name} is undefined"):
             assert math.isnan(function(silence, noise(), RATE))
     else:
@@ -273,3 +275,33 @@ def test_real_time_factor_refuses_nothing_to_time() -> None:
         real_time_factor(lambda: torch.zeros(2, 0), RATE)
     with pytest.raises(InputError, match="repeats=0"):
         real_time_factor(lambda: torch.zeros(1), RATE, repeats=0)
+
+
+# --- words ------------------------------------------------------------------------------------------------
+
+
+def test_a_recogniser_hears_the_end_of_a_prompt_and_less_of_it_in_noise() -> None:
+    speech = torch.tensor(librosa.load("examples/speech.flac", sr=None, offset=2.4)[0])
+    heard = words_heard(speech, RATE)
+    assert heard[-5:] == ["followed", "by", "the", "pound", "key"]
+    noisy = speech + noise(len(speech) / RATE, level=0.01)
+    assert word_error_rate(speech, noisy, RATE) == edits(heard, words_heard(noisy, RATE)) / len(heard) > 0.1
+
+
+def test_no_words_are_lost_of_a_sound_itself() -> None:
+    speech = torch.tensor(librosa.load("examples/speech.flac", sr=None, offset=4)[0])
+    assert word_error_rate(speech, speech, RATE) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_edits_are_the_fewest_that_exist(seed: int) -> None:
+    words = np.random.default_rng(seed).integers(0, 3, 11).tolist()
+    a, b = words[:5], words[5:]
+
+    def fewest(i: int, j: int) -> int:
+        """Try everything."""
+        if i == len(a) or j == len(b):
+            return len(a) - i + len(b) - j
+        return min(1 + fewest(i + 1, j), 1 + fewest(i, j + 1), (a[i] != b[j]) + fewest(i + 1, j + 1))
+
+    assert edits(a, b) == fewest(0, 0)

@@ -25,6 +25,7 @@ from mmdiff.audio.metrics.speed import real_time_factor as real_time_factor
 from mmdiff.audio.metrics.voice import f0_error as f0_error
 from mmdiff.audio.metrics.voice import pitch as pitch
 from mmdiff.audio.metrics.voice import voicing_error as voicing_error
+from mmdiff.audio.metrics.words import word_error_rate as word_error_rate
 from mmdiff.media.measures import Metric as Metric
 from mmdiff.media.measures import chosen
 
@@ -38,6 +39,7 @@ METRICS: dict[str, Metric] = {
     "si_sdr": Metric(si_sdr, "dB", True),
     "f0_error": Metric(f0_error, "cents", False),
     "voicing_error": Metric(voicing_error, "", False),
+    "wer": Metric(word_error_rate, "", False),
 }
 """The measures by name."""
 

@@ -43,7 +43,7 @@ def pesq(reference: Sound, estimate: Sound, sample_rate: int) -> float:
     InputError
         The package is missing, or the sounds do not fit together.
     """
-    package = _package("pesq")
+    package = needed_package("pesq")
     x, y = (resample(w, sample_rate, 16_000) for w in pair(reference, estimate, sample_rate))
     parts = math.ceil(len(x) / PESQ_SAMPLES)
     scores = [_pesq(package, a, b) for a, b in zip(x.chunk(parts), y.chunk(parts), strict=True)]
@@ -82,7 +82,7 @@ def stoi(reference: Sound, estimate: Sound, sample_rate: int) -> float:
     InputError
         The package is missing, or the sounds do not fit together.
     """
-    package = _package("pystoi")
+    package = needed_package("pystoi")
     x, y = pair(reference, estimate, sample_rate)
     if is_silent(x) or is_silent(y):
         return undefined("stoi", "one of the sounds is silent")
@@ -124,7 +124,8 @@ def si_sdr(reference: Sound, estimate: Sound, sample_rate: int) -> float:
     return float(10 * torch.log10(target.square().sum() / (y - target).square().sum()))
 
 
-def _package(name: str) -> Any:
+def needed_package(name: str) -> Any:
+    """Import what one measure alone needs, or raise InputError."""
     try:
         return importlib.import_module(name)
     except ImportError:
