@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from mmdiff.diffusion.grids import LAMBDA_MAX
-from mmdiff.diffusion.process import GaussianProcess
+from mmdiff.diffusion.langevin import noisy_state
 from mmdiff.diffusion.quantisation import Quantisation
 from mmdiff.diffusion.schedules import Schedule
-from mmdiff.diffusion.solver_tools import DenoiserFn, Generators, as_state, draw_noise
+from mmdiff.diffusion.solver_tools import DenoiserFn, Generators, as_state
 from mmdiff.diffusion.vlb import gaussian_nll
 from mmdiff.errors import InputError
 
@@ -131,7 +131,7 @@ def find_data_end(
     DataEnd
         For any other data its bound is a bound.
     """
-    x0, process = as_state(x0), GaussianProcess(schedule)
+    x0 = as_state(x0)
     lowest, highest = schedule.log_snr_range
     first, last = max(lowest, _NOISIEST), min(highest, LAMBDA_MAX)
     if schedule.first_time > 0:
@@ -141,7 +141,7 @@ def find_data_end(
     width = float(levels[1] - levels[0])
     for level in levels.tolist():
         t = schedule.time_of_log_snr(torch.full((len(x0),), level, dtype=torch.float64, device=x0.device))
-        x_t = process.diffuse(x0, t, draw_noise(x0.shape, x0, generator))
+        x_t = noisy_state(schedule, x0, t, generator)
         x0_hat = denoiser(x_t, t.to(x0.dtype), **cond).to(x0.dtype)
         slope = math.exp(level) * float((x0_hat - x0).square().mean()) / 2
         paid += (before + slope) * width / 2 if before else 0.0

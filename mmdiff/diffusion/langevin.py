@@ -29,15 +29,17 @@ from torch import Tensor
 
 from mmdiff.diffusion.conversions import expand_like
 from mmdiff.diffusion.langevin_levels import PairLevels, information, unit_levels
-from mmdiff.diffusion.process import Moments
+from mmdiff.diffusion.process import GaussianProcess, Moments
 from mmdiff.diffusion.schedules_base import (
     Levels,
+    Schedule,
     VariancePreserving,
     beta_exponent,
     check_rates,
     require,
     time_of_exponent,
 )
+from mmdiff.diffusion.solver_tools import Generators, draw_noise
 from mmdiff.registry import register
 
 _NEWTON_STEPS = 8
@@ -206,6 +208,21 @@ class CriticallyDamped(VariancePreserving):
         v = at.mean_v * z + at.l_vx * first + at.l_vv * second
         return torch.stack([x, v], 1).to(state.dtype)
 
+    def unsaid(self, u: Tensor, t: Tensor | float) -> Tensor:
+        """What a pair does not say of x_0: the noise (B, C, *space) by which :meth:`lift` makes it of a reduced state.
+
+        It is standard normal, and independent of the reduced state, whatever the data.
+        """
+        at, (x, v) = self.levels_like(t, u[:, 0]), u.unbind(1)
+        of_x, of_v = at.whitened
+        first, second = x / at.l_xx, (v - at.slope * x) / at.l_vv
+        return ((of_x * second - of_v * first) / torch.hypot(of_x, of_v)).to(u.dtype)
+
+    def volume(self, t: Tensor | float) -> Tensor:
+        """Volume that pairs take for each unit of their reduced state and what is :meth:`unsaid`; shape of t."""
+        at = self.pair_levels(t)
+        return at.l_xx * at.l_vv / self(t).sigma
+
     def _levels(self, t: Tensor) -> Levels:
         inverse, loss = information(self.clock(t), self.gamma)
         fall = loss * self.rate(t) / 2
@@ -225,6 +242,13 @@ class CriticallyDamped(VariancePreserving):
             inverse, loss = information(place.exp(), self.gamma)
             place = (place - (inverse.log() + log_snr) / (loss * place.exp())).clamp_max(last)
         return self.time_of_clock(place.exp())
+
+
+def noisy_state(schedule: Schedule, x0: Tensor, t: Tensor | float, generator: Generators) -> Tensor:
+    """Draw x_t given x_0 (B, C, *space), or a pair (B, 2, C, *space) where the schedule is one of pairs."""
+    if isinstance(schedule, CriticallyDamped):
+        return schedule.diffuse(x0, t, draw_noise((len(x0), 2, *x0.shape[1:]), x0, generator))
+    return GaussianProcess(schedule).diffuse(x0, t, draw_noise(x0.shape, x0, generator))
 
 
 def _lower(xx: Tensor, vx: Tensor, vv: Tensor) -> Tensor:

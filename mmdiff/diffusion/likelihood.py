@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mmdiff.diffusion.decoders import ResidualDecoder
+from mmdiff.diffusion.langevin import noisy_state
 from mmdiff.diffusion.likelihood_ode import OdeLikelihood as OdeLikelihood
 from mmdiff.diffusion.likelihood_ode import least_noisy_time
 from mmdiff.diffusion.likelihood_ode import ode_likelihood as ode_likelihood
@@ -108,7 +109,7 @@ def discrete_bound(
     Raises
     ------
     InputError
-        The grid is not one from 1 to 0, or the denoiser has learned no variance.
+        The grid is not one from 1 to 0, the denoiser has learned no variance, or the schedule is one of pairs.
 
     References
     ----------
@@ -116,13 +117,17 @@ def discrete_bound(
     variance: Nichol and Dhariwal 2021, arXiv:2102.09672, eqs. 4 to 7 and 15.
     """
     times = check_grid(grid).to(x0.device)
+    if schedule.paired:
+        raise InputError(
+            f"schedule={schedule} has no chain that ddpm samples; pairs have the bound of continuous time"
+        )
     if len(times) < 3 or times[0] != 1 or times[-1] != 0:
         raise InputError(f"grid={times.tolist()} must fall from 1 to 0 in at least 2 steps; see make_grid")
     x0, process, steps = as_state(x0), GaussianProcess(schedule), len(times) - 2
     ask = _asker(denoiser, variance, cond)
 
     def term(t: Tensor, s: Tensor, last: bool) -> Tensor:
-        x_t = process.diffuse(x0, t, draw_noise(x0.shape, x0, generator))
+        x_t = noisy_state(schedule, x0, t, generator)
         x0_hat, fraction = ask(x_t, t.to(x0.dtype))
         pair = (times[-3], times[-2]) if last else (t, s)  # at the data small variances vanish
         if last and decoder is not None:
@@ -140,7 +145,7 @@ def discrete_bound(
         terms.append(steps * term(times[number], times[number + 1], last=False))
     ends = times[-2].expand(len(x0)), times[-1].expand(len(x0))
     into_data = torch.stack([term(*ends, last=True) for _ in range(decoder_draws)])
-    prior = _prior_term(process, x0, prior_mean, prior_std)
+    prior = _prior_term(schedule, x0, prior_mean, prior_std)
     return _bound(prior, torch.stack(terms), into_data)
 
 
@@ -169,7 +174,8 @@ def continuous_bound(
     Parameters
     ----------
     denoiser, x0, schedule, generator, quantised, prior_mean, prior_std, **cond
-        As for :func:`discrete_bound`; of variances the limit knows one only.
+        As for :func:`discrete_bound`; of variances the limit knows one only. The schedule may be one of pairs, whose
+        velocity is marginalised: SNR and prior are then those of the reduced state.
     draws : int > 0
         Evaluations for the integral.
     decoder_draws : int > 0
@@ -214,15 +220,14 @@ def continuous_bound(
             f"t_min={t_min} must lie in [0, 1), and data_std={data_std}, draws={draws} and "
             f"decoder_draws={decoder_draws} be positive"
         )
-    x0, process = as_state(x0), GaussianProcess(schedule)
-    power = data_std**2
+    x0, power = as_state(x0), data_std**2
     ends = schedule.log_snr(torch.tensor([1.0, t_min], dtype=torch.float64, device=x0.device))
     if not bool(ends[1] < math.inf):
         raise InputError(f"t_min={t_min} must have noise left, sigma > 0; leave it out")
     low, high = torch.nn.functional.softplus(ends + math.log(power))
 
     def denoised(t: Tensor) -> Tensor:
-        x_t = process.diffuse(x0, t, draw_noise(x0.shape, x0, generator))
+        x_t = noisy_state(schedule, x0, t, generator)
         return denoiser(x_t, t.to(x0.dtype), **cond).to(x0.dtype)
 
     offset, terms = _uniforms(x0, generator), []
@@ -236,7 +241,7 @@ def continuous_bound(
     if decoder is None:
         decoder = ResidualDecoder((float(1 / (torch.exp(ends[1]) + 1 / power)),))
     into_data = [_per_dimension(decoder.nll(x0, denoised(t), quantised)) for _ in range(decoder_draws)]
-    prior = _prior_term(process, x0, prior_mean, prior_std)
+    prior = _prior_term(schedule, x0, prior_mean, prior_std)
     return _bound(prior, torch.stack(terms), torch.stack(into_data))
 
 
@@ -265,12 +270,11 @@ def _per_dimension(nats: Tensor) -> Tensor:
     return nats.flatten(1).mean(1) / _NATS
 
 
-def _prior_term(
-    process: GaussianProcess, x0: Tensor, mean: Tensor | float, std: Tensor | float | None
-) -> Tensor:
-    std = process.schedule.prior_std if std is None else std
+def _prior_term(schedule: Schedule, x0: Tensor, mean: Tensor | float, std: Tensor | float | None) -> Tensor:
+    """Of pairs that of the reduced state: what else they have is drawn from the same normal distribution."""
+    std = schedule.prior_std if std is None else std
     mean, std = (torch.as_tensor(v, dtype=x0.dtype, device=x0.device) for v in (mean, std))
-    state, spread = process.marginal(x0, 1.0)
+    state, spread = GaussianProcess(schedule).marginal(x0, 1.0)
     return _per_dimension(gaussian_kl(state, spread**2, mean, std**2).expand_as(x0))
 
 

@@ -28,6 +28,7 @@ from mmdiff.diffusion.adversarial import with_latents
 from mmdiff.diffusion.building import build_denoiser, build_objective, usual_grid
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid
+from mmdiff.diffusion.importance import time_of_noise
 from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.likelihood_ode import ode_likelihood
 from mmdiff.diffusion.samplers import SAMPLERS, sample
@@ -64,14 +65,17 @@ def denoised(task: SmallTask, schedule: Schedule, prediction: str, **samplers: t
     """Make a method of a schedule and what the network says; samplers by name."""
     denoiser = build_denoiser(task.network(), schedule, prediction, "log_snr")
     draws = {name: sampled(task, denoiser, *how) for name, how in samplers.items()}
-    bits = None if schedule.paired else partial(flow_bits, task, denoiser)
+    bits = partial(flow_bits, task, denoiser)
     return Method(DenoisingTask(denoiser, build_objective(schedule, target=prediction)), draws, bits)
 
 
 def flow_bits(task: SmallTask, denoiser: Denoiser, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Bits per dimension of whole-numbered pixels under the probability-flow ODE: a continuous normalising flow."""
+    """Bits per dimension of whole-numbered pixels under the probability-flow ODE: a continuous normalising flow.
+
+    Beside pixels that of pairs carries a velocity, which is drawn.
+    """
     schedule = denoiser.schedule
-    end = float(schedule.time_of_log_snr(torch.tensor(-2 * math.log(LEAST_NOISE), dtype=torch.float64)))
+    end = time_of_noise(schedule, LEAST_NOISE)
     options = {"steps": 12, "t_min": end, "quantised": task.quantised, "generator": generator}
     return ode_likelihood(denoiser, x, schedule, **options).bits
 

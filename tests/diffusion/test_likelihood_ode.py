@@ -12,8 +12,9 @@ from oracles import TWO_PEAKS, gaussian
 from torch import Tensor
 
 from mmdiff.diffusion.denoiser import Denoiser
+from mmdiff.diffusion.divergence import Probes
 from mmdiff.diffusion.likelihood import ode_likelihood
-from mmdiff.diffusion.likelihood_ode import Probes, least_noisy_time
+from mmdiff.diffusion.likelihood_ode import least_noisy_time
 from mmdiff.diffusion.quantisation import Quantisation
 from mmdiff.diffusion.schedules import (
     EDM,

@@ -11,7 +11,9 @@ from mmdiff.diffusion.langevin_denoiser import LangevinDenoiser
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.errors import InputError
 from mmdiff.hub import save_model
+from mmdiff.video import io as videos
 from mmdiff.video.conditioning import ClassCondition, ConditionedNetwork
+from mmdiff.video.evaluate_likelihood import evaluate_clip_likelihood
 from mmdiff.video.generator import ClipGenerator
 from mmdiff.video.model import ClipModel
 from mmdiff.video.tasks import ClipTask
@@ -128,3 +130,20 @@ def test_a_network_of_plain_clips_is_not_shown_pairs():
     assert gen(label=1).shape == (1, 3, 4, 8, 8)
     with pytest.raises(InputError, match="prediction='velocity' must be one of"):
         clip_model("velocity")
+
+
+def test_likelihood_of_videos(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    for name, video in (
+        ("even", torch.full((3, 4, 8, 8), 128)),
+        ("noise", torch.randint(256, (3, 4, 8, 8), generator=g)),
+    ):
+        (tmp_path / name).mkdir()
+        videos.write(tmp_path / name / "0.npz", video.to(torch.uint8), 8)
+    gen = ClipGenerator(clip_model())
+    even, noise = evaluate_clip_likelihood(
+        gen, [tmp_path / "even", tmp_path / "noise"], draws=4, progress=False
+    )
+    # noise has eight bits, and an untrained network tells nothing of it
+    assert 0 < even.measures["bits"].value < noise.measures["bits"].value
+    assert noise.measures["bits"].value > 7.5
