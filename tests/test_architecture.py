@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,13 @@ def _imports(file: Path) -> Iterator[str]:
                 yield rest.partition(".")[0]
 
 
+GUIDED = (
+    "diffusion", "audio", "audio/mel", "audio/networks", "audio/checkpoints", "audio/editing", "audio/datasets",
+    "audio/evaluation",
+)  # fmt: skip
+"""Rooms whose docstring is a guide in reading order."""
+
+
 def _files() -> list[Path]:
     # mmdiff/__init__.py offers `load`, which is a door into the upper floors
     return [
@@ -68,6 +76,16 @@ def test_every_room_has_a_place_and_imports_point_one_way():
             if imported in RANK and RANK[imported] > RANK[room]:
                 wrong.append(f"{file.relative_to(PACKAGE.parent)} imports mmdiff.{imported}")
     assert not wrong
+
+
+@pytest.mark.parametrize("room", GUIDED)
+def test_guides_name_every_module_of_their_room_or_its_family(room):
+    guide = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    named = {name.rpartition(".")[2] for name in re.findall(r"`~?([\w.]+?)(?:_\.\.\.)?`", guide)}
+    modules = {path.stem for path in (PACKAGE / room).iterdir() if path.suffix == ".py" or path.is_dir()}
+    modules -= {"__init__", "__pycache__"}
+    forgotten = {m for m in modules if not any(m == name or m.startswith(f"{name}_") for name in named)}
+    assert not forgotten, f"mmdiff/{room}/__init__.py must say what these are for"
 
 
 def test_the_core_knows_no_media_and_no_files():

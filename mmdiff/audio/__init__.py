@@ -12,7 +12,7 @@ Vocoders
     samples, as WaveGrad and DiffWave do (``waveform``, ``waveform_stream``, ``energy_prior``).
 Sound of its own
     ``generator`` is the pipeline; ``sound_model`` diffuses samples, ``mel_sound`` spectrograms for a vocoder,
-    ``latent_sound`` an autoencoder's latents.
+    ``latent_sound`` an autoencoder's latents: the last two are both ``framed_sound``.
     :mod:`~mmdiff.audio.editing` fills gaps, continues, widens and declips with either, or with a vocoder.
 Shared by all models
     ``sampling`` decides steps, sampler and times, ``noise`` depends on seed and place alone, ``search`` finds grids of

@@ -3,7 +3,8 @@
 :mod:`~mmdiff.audio.mel.definition` is that value, :mod:`~mmdiff.audio.mel.presets` names those in use. Spectrograms
 that others made are read by :mod:`~mmdiff.audio.mel.files`, checked against what they claim by
 :mod:`~mmdiff.audio.mel.check`, recognised by :mod:`~mmdiff.audio.mel.identify` among
-:mod:`~mmdiff.audio.mel.hypotheses`, and turned into others by :mod:`~mmdiff.audio.mel.convert`.
+:mod:`~mmdiff.audio.mel.hypotheses` by a :mod:`~mmdiff.audio.mel.summary` of their values, and turned into others by
+:mod:`~mmdiff.audio.mel.convert`.
 :mod:`~mmdiff.audio.mel.stream` analyses sound that comes in blocks.
 """
 
