@@ -20,8 +20,9 @@ Guidance and editing
     ``guidance`` makes denoisers of denoisers; ``measurement`` says what is known of the data (``measurement_combine``,
     ``bounds``, ``linear_solve``), ``reconstruction`` has a denoiser agree with it.
 Likelihood
-    ``likelihood`` is the variational bound, ``likelihood_ode`` the ODE's exact one; ``decoders`` take the last step of
-    a bound, ``quantisation`` says how data are whole numbers.
+    ``likelihood`` is the variational bound, ``likelihood_ode`` the ODE's exact one (``likelihood_paths`` has the ODEs,
+    ``divergence`` the traces); ``decoders`` take the last step of a bound, ``quantisation`` says how data are whole
+    numbers. All serve pairs too.
 Relatives
     ``langevin`` diffuses data with a velocity (``langevin_levels``, ``langevin_denoiser``, ``langevin_walk``,
     ``hybrid_score``), ``adversarial`` takes few large steps by a generator; ``building`` makes what fits a schedule.
