@@ -17,6 +17,7 @@ from mmdiff.audio.sound_model import SoundMaker, checked_labels
 from mmdiff.diffusion.building import build_denoiser, build_objective, usual_grid, usual_sampler, usual_times
 from mmdiff.diffusion.conditions import drop_condition
 from mmdiff.diffusion.grids import make_grid
+from mmdiff.diffusion.mixed_denoiser import MixedDenoiser
 from mmdiff.diffusion.samplers import sample
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.diffusion.solver_tools import DenoiserFn
@@ -42,6 +43,9 @@ class FramedSoundModel(nn.Module, SoundMaker):
         Network evaluations by default, guidance not counted.
     guidance : float
         Scale of classifier-free guidance by default; 1 is none.
+    mixed : bool, default False
+        Let the network correct a normal distribution, number by number of a frame: see
+        :class:`~mmdiff.diffusion.mixed_denoiser.MixedDenoiser`.
 
     Raises
     ------
@@ -61,13 +65,18 @@ class FramedSoundModel(nn.Module, SoundMaker):
         labels: Sequence[str],
         steps: int,
         guidance: float,
+        mixed: bool = False,
     ) -> None:
         super().__init__()
         if not (seconds > 0 and sample_rate > 0 and steps > 0):
             raise InputError(
                 f"seconds={seconds}, sample_rate={sample_rate} and steps={steps} must be positive"
             )
-        self.denoiser = build_denoiser(network, schedule, "v", "t")
+        self.denoiser = (
+            MixedDenoiser(network, schedule, width, "v", "t", axis=-1)
+            if mixed
+            else build_denoiser(network, schedule, "v", "t")
+        )
         self.default_sampler = usual_sampler(schedule, "deis")
         self.width, self.sample_rate, self.seconds = width, sample_rate, seconds
         self.labels = checked_labels(labels, network.classes)
@@ -155,9 +164,14 @@ class FramedSoundTask(nn.Module):
 
     def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Loss of a batch with ``wave`` (B, samples), and ``label`` (B,) for a model of labels."""
-        cond = self.model.conditions(batch)
-        if cond and self.drop:
-            cond = drop_condition(cond, {"label": len(self.model.labels)}, self.drop, generator=generator)
+        cond = self.told(batch, generator)
         x0 = self.model.to_model(batch["wave"], generator)
         losses = self.objective(self.model.denoiser, x0, generator=generator, **cond)
         return {"loss": losses.mean()}
+
+    def told(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+        """What the network is told of a batch: labels, a share of them left out."""
+        cond = self.model.conditions(batch)
+        if not cond or not self.drop:
+            return cond
+        return drop_condition(cond, {"label": len(self.model.labels)}, self.drop, generator=generator)

@@ -16,6 +16,7 @@ from mmdiff.audio.sampling import Sampling
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.errors import InputError
 from mmdiff.latent.autoencoder import Autoencoder, crop
+from mmdiff.latent.posterior import Posterior
 from mmdiff.registry import register
 
 
@@ -30,7 +31,7 @@ class LatentSoundModel(FramedSoundModel):
     schedule : Schedule
     autoencoder : Autoencoder
         Of dims=1 for one channel, trained and standardised already, and not trained further.
-    sample_rate, seconds, labels, steps, guidance
+    sample_rate, seconds, labels, steps, guidance, mixed
         As for :class:`FramedSoundModel`.
 
     Raises
@@ -49,6 +50,7 @@ class LatentSoundModel(FramedSoundModel):
         labels: Sequence[str] = (),
         steps: int = 20,
         guidance: float = 1.0,
+        mixed: bool = False,
     ) -> None:
         if autoencoder.dims != 1 or autoencoder.channels != 1:
             raise InputError(
@@ -56,9 +58,14 @@ class LatentSoundModel(FramedSoundModel):
                 f"channels={autoencoder.channels}"
             )
         super().__init__(
-            network, schedule, autoencoder.latents, sample_rate, seconds, labels, steps, guidance
+            network, schedule, autoencoder.latents, sample_rate, seconds, labels, steps, guidance, mixed
         )
         self.autoencoder = autoencoder.requires_grad_(False)
+
+    @property
+    def framed(self) -> FramedAutoencoder:
+        """Its autoencoder, of the same weights, with latents as its network sees them."""
+        return FramedAutoencoder(self.autoencoder)
 
     def frames(self, samples: int) -> int:
         """Places of a sound's latents."""
@@ -67,13 +74,12 @@ class LatentSoundModel(FramedSoundModel):
     def to_model(self, wave: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Sound (B, samples) to its latents (B, 1, frames, latents): drawn, or without a generator their means."""
         with torch.no_grad():
-            posterior = self.autoencoder.encode(wave[:, None])
-            z = posterior.mean if generator is None else posterior.sample(generator)
-        return z.transpose(1, 2)[:, None]
+            posterior = self.framed.encode(wave[:, None])
+            return posterior.mean if generator is None else posterior.sample(generator)
 
     def from_model(self, state: Tensor) -> Tensor:
         """Latents (B, 1, frames, latents) to sound (B, frames · factor) in [-1, 1]."""
-        return self.autoencoder.decode(state[:, 0].transpose(1, 2))[:, 0].clamp(-1, 1)
+        return self.framed.decode(state)[:, 0].clamp(-1, 1)
 
     def make(
         self,
@@ -89,6 +95,32 @@ class LatentSoundModel(FramedSoundModel):
         options = {"sampling": sampling, "guidance": guidance, "temperature": temperature}
         made = super().make(label, seeds=seeds, samples=samples, **options)  # type: ignore[arg-type]
         return crop(made[:, None], (samples,))[:, 0]
+
+
+class FramedAutoencoder(nn.Module):
+    """An autoencoder of sound whose latents are frames (B, 1, frames, latents) instead of (B, latents, frames).
+
+    Parameters
+    ----------
+    own : Autoencoder
+    """
+
+    def __init__(self, own: Autoencoder) -> None:
+        super().__init__()
+        self.own = own
+
+    def encode(self, x: Tensor) -> Posterior:
+        """Distribution of the latents of sound (B, 1, samples)."""
+        mean, log_std = self.own.encode(x)
+        return Posterior(mean.transpose(1, 2)[:, None], log_std.transpose(1, 2)[:, None])
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Sound (B, 1, frames · factor) of latents (B, 1, frames, latents)."""
+        return self.own.decode(z[:, 0].transpose(1, 2))
+
+    def nll(self, x: Tensor, decoded: Tensor) -> Tensor:
+        """-log p(x | z), as :meth:`Autoencoder.nll`."""
+        return self.own.nll(x, decoded)
 
 
 class SoundDistance(nn.Module):

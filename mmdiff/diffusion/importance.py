@@ -148,6 +148,11 @@ class Importance(Times):
         return loss_weight(self.weight, schedule, t) * share.clamp_min(torch.finfo(share.dtype).tiny)
 
 
+def time_of_noise(schedule: Schedule, noise: float) -> float:
+    """Time at which a state has noise of this deviation beside data of 1, σ/α: an :class:`Importance`'s ``first``."""
+    return float(schedule.time_of_log_snr(torch.tensor(-2 * math.log(noise), dtype=torch.float64)))
+
+
 def loss_weight(weight: str, schedule: Schedule, t: Tensor) -> Tensor:
     """Return w(t) of the loss ½ E w(t) |ε̂ - ε|², uniform in t.
 

@@ -29,9 +29,11 @@ class MixedDenoiser(Denoiser):
     network, schedule, prediction, noise_input, sigma_data, clamp, dynamic_threshold
         As for :class:`~mmdiff.diffusion.denoiser.Denoiser`; ``sigma_data`` is the normal distribution's too.
     channels : int > 0
-        C of the data (B, C, *space).
+        C of the data, each with a share of its own.
     share : float in (0, 1), default 0.1
         What a is before training.
+    axis : int, default 1
+        Where data have their channels: 1 in (B, C, *space), -1 in (B, *space, C).
 
     Raises
     ------
@@ -62,6 +64,7 @@ class MixedDenoiser(Denoiser):
         noise_input: str = "t",
         sigma_data: float = 1.0,
         share: float = 0.1,
+        axis: int = 1,
         clamp: tuple[float, float] | None = None,
         dynamic_threshold: float | None = None,
     ) -> None:
@@ -76,12 +79,15 @@ class MixedDenoiser(Denoiser):
         )
         if channels < 1 or not 0 < share < 1:
             raise InputError(f"channels={channels} must be positive and share={share} lie in (0, 1); try 0.1")
+        self.axis = axis
         self.mixing = nn.Parameter(torch.full((channels,), math.log(share / (1 - share))))
 
     def raw(self, x: Tensor, t: Tensor | float, *, told: Tensor | None = None, **cond: Any) -> Tensor:
         """Return the mixture in the network's own parameterisation; see :class:`Denoiser`."""
         output = super().raw(x, t, told=told, **cond)
-        share = self.mixing.sigmoid().to(output.dtype).view(-1, *(1,) * (output.ndim - 2))
+        along = [1] * output.ndim
+        along[self.axis] = -1
+        share = self.mixing.sigmoid().to(output.dtype).view(along)
         return torch.lerp(self._normal(x.to(output.dtype), per_item_time(t, x)), output, share)
 
     def _normal(self, x: Tensor, t: Tensor) -> Tensor:

@@ -34,11 +34,16 @@ class JointTask(nn.Module):
         default the batch is x.
     kl : float > 0, default 1
         Weight of the latents' divergence; 1 is the bound.
+    distance : callable, optional
+        ``distance(decoded, x) -> scalar``, such as one of spectra: what else an
+        :class:`~mmdiff.latent.tasks.AutoencoderTask` was trained by.
+    weight : float >= 0
+        Of the distance.
 
     Raises
     ------
     InputError
-        The weight is not positive.
+        A weight is not positive.
 
     References
     ----------
@@ -52,17 +57,21 @@ class JointTask(nn.Module):
         cross_entropy: CrossEntropy,
         read: Callable[[Any, torch.Generator], tuple[Tensor, Mapping[str, Any]]] | None = None,
         kl: float = 1.0,
+        distance: Callable[[Tensor, Tensor], Tensor] | None = None,
+        weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if not kl > 0:
-            raise InputError(f"kl={kl} must be positive; 1 gives the bound")
+        if not kl > 0 or weight < 0:
+            raise InputError(f"kl={kl} must be positive, 1 gives the bound, and weight={weight} not negative")
         self.autoencoder, self.denoiser = autoencoder, denoiser
         self.cross_entropy, self.read, self.kl = cross_entropy, read, kl
+        self.distance, self.weight = distance, weight
 
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch in nats: of each element of data "likelihood", "divergence" and "bound", and "prior".
 
-        "prior" is of each element of the latents. "loss" is what gradients are taken of; its value is no bound.
+        "prior" is of each element of the latents; "distance" where there is one. "loss" is what gradients are taken of;
+        its value is no bound.
         """
         x, cond = (batch, {}) if self.read is None else self.read(batch, generator)
         posterior = self.autoencoder.encode(x)  # type: ignore[operator]
@@ -76,5 +85,9 @@ class JointTask(nn.Module):
         likelihood = self.autoencoder.nll(x, decoded).mean() / size  # type: ignore[operator]
         divergence = (entropy - posterior.entropy()).mean() / size
         losses = {"likelihood": likelihood, "divergence": divergence, "bound": likelihood + divergence}
+        total = likelihood + self.kl * divergence + prior
+        if self.distance is not None:
+            losses["distance"] = self.distance(decoded, x)
+            total = total + self.weight * losses["distance"]
         told = {name: value.detach() for name, value in {**losses, "prior": prior}.items()}
-        return {"loss": likelihood + self.kl * divergence + prior, **told}
+        return {"loss": total, **told}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmdiff.diffusion.building import build_denoiser, usual_sampler
 from mmdiff.diffusion.grids import make_grid
+from mmdiff.diffusion.mixed_denoiser import MixedDenoiser
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.errors import InputError
 from mmdiff.latent.autoencoder import Autoencoder
@@ -44,6 +46,9 @@ class ClipModel(nn.Module):
         levels of noise, and steps elsewhere are wasted. Default: those of the grids.
     autoencoder : Autoencoder, optional
         Trained and standardised already, and not trained further: its latents of normalised pixels are diffused.
+    mixed : bool
+        Let the network correct a normal distribution, channel by channel of what is diffused: see
+        :class:`~mmdiff.diffusion.mixed_denoiser.MixedDenoiser`.
 
     Attributes
     ----------
@@ -71,11 +76,16 @@ class ClipModel(nn.Module):
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         log_snr_range: tuple[float, float] | None = None,
         autoencoder: Autoencoder | None = None,
+        mixed: bool = False,
     ) -> None:
         super().__init__()
         limits = ((-1 - mean) / std, (1 - mean) / std) if clamp and autoencoder is None else None
-        self.denoiser = build_denoiser(
-            network, schedule, prediction, noise_input, clamp=limits, dynamic_threshold=dynamic_threshold
+        told: dict[str, Any] = {"clamp": limits, "dynamic_threshold": dynamic_threshold}
+        diffused = channels if autoencoder is None else autoencoder.latents
+        self.denoiser = (
+            MixedDenoiser(network, schedule, diffused, prediction, noise_input, **told)
+            if mixed
+            else build_denoiser(network, schedule, prediction, noise_input, **told)
         )
         self.channels, self.frames, self.size, self.fps = channels, frames, tuple(size), fps
         self.mean, self.std = mean, std
@@ -126,6 +136,11 @@ class ClipModel(nn.Module):
         space = (size // factor for size, factor in zip(video[2:], self.autoencoder.factor, strict=True))
         return (video[0], self.autoencoder.latents, *space)
 
+    def normalised(self, video: Tensor) -> Tensor:
+        """Pixels, uint8 or in [-1, 1], less their mean over their deviation; any shape."""
+        pixels = video if video.is_floating_point() else video.float() / 127.5 - 1
+        return (pixels - self.mean) / self.std
+
     def to_model(self, video: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Pixels, uint8 or in [-1, 1], to what is diffused.
 
@@ -136,8 +151,7 @@ class ClipModel(nn.Module):
         generator : torch.Generator, optional
             Source of the noise of latents; without it they are their means.
         """
-        pixels = video if video.is_floating_point() else video.float() / 127.5 - 1
-        pixels = (pixels - self.mean) / self.std
+        pixels = self.normalised(video)
         if self.autoencoder is None:
             return pixels
         with torch.no_grad():

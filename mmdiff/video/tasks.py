@@ -151,20 +151,23 @@ class ClipTask(nn.Module):
         """
         losses = {}
         video = batch["video"]
-        cond = batch_conditions(self.model, batch, self.text)
-        clip_loss = self._loss(video, cond, generator)
+        clip_loss = self._loss(video, self.told(batch, generator), generator)
         losses["clips"] = clip_loss
         total = clip_loss
         if "stills" in batch:
             stills = batch["stills"].flatten(0, 1)[:, :, None]
             captions = [caption for each in batch["still_captions"] for caption in each]
-            cond = batch_conditions(self.model, {"caption": captions, "video": stills}, self.text)
+            cond = self.told({"caption": captions, "video": stills}, generator)
             losses["stills"] = self._loss(stills, cond, generator)
             total = total + self.still_weight * losses["stills"]
         return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
 
+    def told(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+        """What the network is told of a batch: a share of its items are left without some of it."""
+        cond = batch_conditions(self.model, batch, self.text)
+        return without_some(self.model, cond, self.drop, generator)
+
     def _loss(self, video: Tensor, cond: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        cond = without_some(self.model, cond, self.drop, generator)
         x0 = self.model.to_model(video, generator)
         objective = self.objective(video.shape[2])
         return objective(self.model.denoiser, x0, generator=generator, **cond).mean()

@@ -2,12 +2,15 @@
 
 What the recipe spoken_digits has mel spectrograms and a vocoder for is here learned from the recordings themselves:
 the autoencoder makes 62.5 frames of 64 numbers of a second of sound, and sound of these, and the prior makes such
-frames of a label. The trainings follow each other, each resumable: ``RUN/autoencoder``, then ``RUN/prior``.
+frames of a label. The trainings follow each other, each resumable: ``RUN/autoencoder``, then ``RUN/prior``, and with
+``--joint_steps`` ``RUN/joint``, where both go on together, each by its own part of the evidence bound of sound (latent
+score-based generative models).
 
 The model folder ``RUN/model`` holds both. Run it with one of
 
     mmdiff run latent_speech.tiny                     # seconds; shows that everything works
     mmdiff run latent_speech --fetch true
+    mmdiff run latent_speech.joint                    # the same, then autoencoder and prior together
     mmdiff run latent_speech --resume true            # go on after an interruption
 """
 
@@ -28,9 +31,12 @@ from mmdiff.audio.latent_sound import LatentSoundModel, SoundDistance, judged_by
 from mmdiff.audio.networks.critic import Critic
 from mmdiff.audio.networks.mel import LabelledMelNet
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
+from mmdiff.diffusion.importance import Importance, time_of_noise
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.hub import load_model, save_model
 from mmdiff.latent.autoencoder import Autoencoder
+from mmdiff.latent.cross_entropy import CrossEntropy
+from mmdiff.latent.joint import JointTask
 from mmdiff.latent.tasks import AutoencoderTask, autoencoder_validation
 from mmdiff.training import Part, Trainer, load_weights
 
@@ -61,6 +67,10 @@ def main(
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     drop: float = 0.1,
+    joint_steps: int = 0,
+    joint_rate: float = 5e-4,
+    joint_code_rate: float = 1e-4,
+    joint_noise: float = 0.02,
     ema: float = 0.998,
     sampling_steps: int = 20,
     guidance: float = 1.5,
@@ -99,6 +109,10 @@ def main(
         batch_size: Sounds per update.
         learning_rate: Of the prior, its peak.
         drop: Share of sounds trained without their label, for guidance.
+        joint_steps: Updates of both together in the end; without any the prior is a plain denoiser, else a mixed one.
+        joint_rate: Learning rate of the prior there.
+        joint_code_rate: Of the autoencoder.
+        joint_noise: Least noise of latents, over their own deviation, that the bound knows.
         ema: Decay of the weight averages that are kept.
         sampling_steps: Network evaluations by default.
         guidance: Guidance by default.
@@ -148,7 +162,15 @@ def main(
     autoencoder.standardise(seen(words, 256, pick_device(device)))
 
     model = LatentSoundModel(
-        network, CosineVP(), autoencoder, sample_rate, seconds, labels, sampling_steps, guidance
+        network,
+        CosineVP(),
+        autoencoder,
+        sample_rate,
+        seconds,
+        labels,
+        sampling_steps,
+        guidance,
+        mixed=joint_steps > 0,
     )
     set_compute_dtype(model, compute)
     second = FramedSoundTask(model, drop)
@@ -164,6 +186,30 @@ def main(
         **common,
     )
     load_weights(second, trainer.fit(resume=resume))
+
+    if joint_steps:
+        autoencoder.requires_grad_(True)
+        schedule = model.denoiser.schedule
+        both = JointTask(
+            model.framed,
+            model.denoiser,
+            CrossEntropy(schedule, times=Importance(first=time_of_noise(schedule, joint_noise))),
+            lambda batch, generator: (waves_of(batch), second.told(batch, generator)),
+            kl,
+            SoundDistance(sample_rate),
+            spectra,
+        )
+        trainer = Trainer(
+            run_dir / "joint",
+            both,
+            words,
+            steps=joint_steps,
+            learning_rate=joint_rate,
+            weight_decay=0.01,
+            parts={"autoencoder": Part(joint_code_rate)},
+            **common,
+        )
+        load_weights(both, trainer.fit(resume=resume))
 
     extra = {
         "license": "CC-BY-SA-3.0",

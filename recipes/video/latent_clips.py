@@ -2,12 +2,14 @@
 
 Captioned moving digits at 64x64 are seen by the U-Net as 16x16 latents, no more than what clips at 32x32 are to it when
 it folds two pixels along each side, so that an update costs the same. The trainings follow each other, each resumable:
-the autoencoder in ``RUN/autoencoder``, on single frames, then the prior in stages, as for the recipe clips.
+the autoencoder in ``RUN/autoencoder``, on single frames, then the prior in stages, as for the recipe clips, and if
+asked both together, each by its own part of the evidence bound of clips (latent score-based generative models).
 
 The model folder ``RUN/model`` holds both. Run it with one of
 
     mmdiff run latent_clips.tiny                  # seconds; shows that everything works
     mmdiff run latent_clips                       # captioned moving digits, 64x64, 16 frames
+    mmdiff run latent_clips.joint                 # the same, then autoencoder and prior together
     mmdiff run latent_clips --resume true         # go on after an interruption
 """
 
@@ -20,16 +22,19 @@ import torch
 from torch import Tensor
 
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
+from mmdiff.diffusion.importance import Importance, time_of_noise
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.hub import save_model
 from mmdiff.latent.autoencoder import Autoencoder
+from mmdiff.latent.cross_entropy import CrossEntropy
+from mmdiff.latent.joint import JointTask
 from mmdiff.latent.tasks import AutoencoderTask, autoencoder_validation
 from mmdiff.nn import StepCritic
 from mmdiff.training import Part, Trainer, load_weights
 from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
 from mmdiff.video.conditioning import ConditionedNetwork
 from mmdiff.video.data import collate_clips
-from mmdiff.video.digit_stages import Stage, train_stages
+from mmdiff.video.digit_stages import Stage, digit_clips, train_stages
 from mmdiff.video.digits import MovingDigits
 from mmdiff.video.model import ClipModel
 from mmdiff.video.tasks import ClipTask
@@ -51,6 +56,9 @@ def main(
     code_rate: float = 2e-3,
     kl: float = 0.1,
     deviation: float = 0.1,
+    joint: Stage | None = None,
+    joint_rate: float = 1e-4,
+    joint_noise: float = 0.02,
     adversarial: float = 0.0,
     widths: tuple[int, ...] = (64, 96, 160),
     mixing: tuple[str, ...] = ("shift+shift", "joint+tokens+shift", "joint+tokens+shift"),
@@ -88,6 +96,9 @@ def main(
         code_rate: Learning rate.
         kl: Weight of the divergence from the standard normal distribution.
         deviation: Of pixels, whose range is 2, about what is decoded.
+        joint: Training of both together, after all others; its rate is the prior's, its stills and noise are unused.
+        joint_rate: Learning rate of the autoencoder there.
+        joint_noise: Least noise of latents, over their own deviation, that it knows.
         adversarial: Weight of a critic that learns beside the autoencoder; 0 is none.
         widths: Channels of the levels of the network that diffuses latents.
         mixing: Attention at each level.
@@ -168,12 +179,38 @@ def main(
         guidance=guidance,
         guidance_interval=guidance_interval,
         autoencoder=autoencoder,
+        mixed=joint is not None,
     )
     set_compute_dtype(model, compute)
     network.to(memory_format=torch.channels_last)
-    train_stages(
-        ClipTask(model, balance=balance), stages, run_dir, digits=digits, ema=ema, resume=resume, **common
-    )
+    task = ClipTask(model, balance=balance)
+    train_stages(task, stages, run_dir, digits=digits, ema=ema, resume=resume, **common)
+    if joint is not None:
+        autoencoder.requires_grad_(True)
+        task.drop = joint.drop
+        times = Importance(first=time_of_noise(model.denoiser.schedule, joint_noise))
+        both = JointTask(
+            autoencoder,
+            model.denoiser,
+            CrossEntropy(model.denoiser.schedule, times=times),
+            lambda batch, generator: (model.normalised(batch["video"]), task.told(batch, generator)),
+            kl,
+        )
+        trainer = Trainer(
+            run_dir / joint.name,
+            both,
+            digit_clips(joint, seed, digits),
+            steps=joint.steps,
+            batch_size=joint.batch,
+            learning_rate=joint.rate,
+            lr_schedule=joint.schedule,
+            warmup_steps=50,
+            parts={"autoencoder": Part(joint_rate)},
+            ema=(ema,),
+            collate=collate_clips,
+            **common,
+        )
+        load_weights(both, trainer.fit(resume=resume))
 
     folder = save_model(model, run_dir / "model")
     print(f"saved {folder}; try it: mmdiff clip 'a blue seven moving left' --model {folder}")

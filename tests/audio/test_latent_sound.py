@@ -75,8 +75,13 @@ def test_a_sound_has_its_length_and_depends_on_its_seed_and_label_alone() -> Non
     assert gen(seconds=0.2).shape == (1, 1600)
 
 
-def test_a_folder_holds_both_stages_and_the_command_uses_it(tmp_path) -> None:
-    gen = SoundGenerator(model(), "cpu", "float32")
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_folder_holds_both_stages_and_the_command_uses_it(mixed, tmp_path) -> None:
+    own = model(mixed=mixed)
+    if mixed:
+        assert own.denoiser.mixing.shape == (8,)
+        nn.init.normal_(own.denoiser.mixing)  # shares of their own
+    gen = SoundGenerator(own, "cpu", "float32")
     folder = save_model(gen.model, tmp_path / "latent", half=False)
     found = mmdiff.load(folder, "cpu", "float32")
     assert isinstance(found, SoundGenerator)
@@ -124,16 +129,16 @@ def test_stage_one_compares_spectra_and_lets_a_critic_judge() -> None:
     assert all(p.grad is not None for p in critic.parameters())
 
 
-def test_the_recipe_trains_both_stages_and_goes_on_where_it_stopped(spoken, tmp_path, monkeypatch) -> None:
+def test_the_recipe_trains_all_stages_and_goes_on_where_it_stopped(spoken, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    given = ["--data", str(spoken), "--run_dir", "run"]
+    given = ["--data", str(spoken), "--run_dir", "run", "--joint_steps", "2"]
     run_recipe("latent_speech.tiny", given)
     folder = tmp_path / "run" / "model"
     weights = (folder / "model.safetensors").read_bytes()
     gen = mmdiff.load(folder, "cpu", "float32")
     assert isinstance(gen, SoundGenerator)
     assert gen("three-en", steps=2).isfinite().all()
-    for name in ("model", "prior"):  # as if it had been stopped after the first stage
+    for name in ("model", "prior", "joint"):  # as if it had been stopped after the first stage
         shutil.rmtree(tmp_path / "run" / name)
     run_recipe("latent_speech.tiny", [*given, "--resume", "true"])
     assert (folder / "model.safetensors").read_bytes() == weights

@@ -41,6 +41,14 @@ def test_estimates_are_mixed_channel_by_channel(schedule, prediction) -> None:
     torch.testing.assert_close(mixed(x, t), (1 - share) * normal + share * network, rtol=1e-8, atol=1e-8)
 
 
+def test_channels_may_come_last() -> None:
+    mixed, last = (MixedDenoiser(Sine(), GeometricVP(), 3, axis=axis).double() for axis in (1, -1))
+    for denoiser in (mixed, last):
+        denoiser.mixing.data = torch.tensor([-2.0, 0.0, 1.0]).double()
+    x, t = random_state(4, 3, 5), torch.linspace(0.1, 0.9, 4).double()
+    torch.testing.assert_close(last(x.mT, t).mT, mixed(x, t))
+
+
 def test_no_network_leaves_the_normal_distribution_whatever_it_says() -> None:
     schedule = GeometricVP()
     mixed = MixedDenoiser(Sine(), schedule, 2).double()

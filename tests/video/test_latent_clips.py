@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import mmdiff
+from mmdiff.diffusion.mixed_denoiser import MixedDenoiser
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.errors import InputError
 from mmdiff.hub import save_model
@@ -73,14 +74,19 @@ def test_pixels_become_latents_and_pixels_again() -> None:
     assert not any(p.requires_grad for p in own.autoencoder.parameters())
 
 
-def test_a_clip_depends_on_its_seed_alone_and_a_folder_holds_both_stages(tmp_path) -> None:
-    generator = ClipGenerator(model(), "cpu", "float32")
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_clip_depends_on_its_seed_alone_and_a_folder_holds_both_stages(mixed, tmp_path) -> None:
+    own = model(mixed=mixed)
+    if mixed:
+        nn.init.normal_(own.denoiser.mixing)  # shares of their own
+    generator = ClipGenerator(own, "cpu", "float32")
     made = generator(num=2, seed=[5, 6])
     assert made.shape == (2, 3, 4, 16, 16)
     assert made.abs().max() <= 1
     torch.testing.assert_close(generator(seed=6), made[1:], atol=1e-5, rtol=0)
     folder = save_model(generator.model, tmp_path / "latent", half=False)
     found = mmdiff.load(folder, "cpu", "float32")
+    assert isinstance(found.model.denoiser, MixedDenoiser) == mixed
     torch.testing.assert_close(found(num=2, seed=[5, 6]), made, atol=1e-5, rtol=0)
 
 

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+import mmdiff
+from mmdiff.diffusion.mixed_denoiser import MixedDenoiser
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.errors import InputError
 from mmdiff.hub import load_model, read_config
 from mmdiff.recipes import run_recipe
 from mmdiff.registry import to_config
+from mmdiff.training.checkpoint import read_checkpoint
 from mmdiff.video import io
 from mmdiff.video.captions import CaptionEncoder
 from mmdiff.video.conditioning import (
@@ -64,6 +67,7 @@ def _network(*conditioners, planes: int, seed: int = 0) -> ConditionedNetwork:
         ("clips.tiny", ("caption",)),
         ("clips.langevin_tiny", ("caption",)),
         ("latent_clips.tiny", ("caption",)),
+        ("latent_clips.joint_tiny", ("caption",)),
         ("folder.tiny", ("caption", "label", "known")),
         ("upscale.tiny", ("small",)),
     ],
@@ -82,6 +86,14 @@ def test_tiny_recipe_trains_and_its_model_loads(name, conditions, tmp_path, monk
             shutil.rmtree(tmp_path / "run" / part)
         run_recipe(name, ["--run_dir", "run", "--resume", "true"])
         assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == weights
+    if name == "latent_clips.joint_tiny":
+        assert isinstance(model.denoiser, MixedDenoiser)
+        assert not any(p.requires_grad for p in model.autoencoder.parameters())
+        folders = (tmp_path / "run" / part / "checkpoints" for part in ("autoencoder", "joint"))
+        before, after = (read_checkpoint(max(folder.iterdir())).average() for folder in folders)
+        moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+        assert {name.split(".")[1] for name in moved} >= {"read", "code", "decode_in", "write"}
+        assert mmdiff.load(tmp_path / "run" / "model", "cpu", "float32")(steps=2).shape == (1, 3, 4, 64, 64)
     if name == "upscale.tiny":
         config = read_config(tmp_path / "run" / "model")
         assert config["given"] == {"shrink": 2, "thin": 2, "augmentation": 0.5}
