@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.mel.lengths import resampled_length
 from mmdiff.audio.stft import Stft
 
 SMALLEST_MAGNITUDE = 1e-4  # of |STFT| with a 1024-sample window: -134 dB of a full-scale sine
@@ -158,11 +159,6 @@ def frames_for(spec: MelSpec, stft: Stft, first: int, last: int) -> tuple[int, i
 def delay_frames(spec: MelSpec, stft: Stft) -> float:
     """How many frames of a mel after a model's frame must be known before that can be made, at most."""
     return 0.0 if _is_native(spec, stft) else 0.5 + math.ceil(_reach(spec, stft))
-
-
-def resampled_length(spec: MelSpec, frames: int, sample_rate: int) -> int:
-    """Samples at ``sample_rate`` that ``frames`` mel frames of ``spec`` stand for."""
-    return round(spec.samples(frames) * sample_rate / spec.sample_rate)
 
 
 def _position(frames: Tensor, spec: MelSpec, stft: Stft) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from mmdiff.audio import io
 from mmdiff.audio.checkpoints.wavegrad import SIX_STEPS
 from mmdiff.audio.evaluation.validation import copy_synthesis
+from mmdiff.audio.mel.lengths import longest_length
 from mmdiff.audio.metrics import METRICS, evaluate
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.diffusion.grids import noise_table_grid
@@ -109,8 +110,7 @@ class VocoderProblem(GridProblem):
         with torch.inference_mode():
             for number, wave in enumerate(chosen):
                 mel, spec, _ = voc.model.accept(voc.mel(wave, voc.sample_rate), voc.mel_spec)
-                longest = round(mel.shape[-1] * spec.hop_length * voc.sample_rate / spec.sample_rate)
-                samples = min(wave.shape[1], longest)
+                samples = min(wave.shape[1], longest_length(spec, mel.shape[-1], voc.sample_rate))
                 denoise, noise = voc.model.start(mel, spec, seeds=[self.seed + number], samples=samples)
                 total += local_errors(
                     denoise,

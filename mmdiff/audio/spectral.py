@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmdiff.audio.magnitude import Conditions, MagnitudeNet
 from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.mel.lengths import resampled_length
 from mmdiff.audio.phase import PhaseNet, griffin_lim, single_pass_phase
 from mmdiff.audio.prior import Bands, bands_on_grid
 from mmdiff.audio.spectral_stream import SpectralBlocks
@@ -259,8 +260,7 @@ class SpectralVocoder(VocoderModel):
 
     def count_blocks(self, spec: MelSpec, frames: int, steps: int) -> int:
         """Blocks that :meth:`blocks` yields, up to one."""
-        seconds = spec.samples(frames) / spec.sample_rate
-        return count_windows(self.stft.frames(round(seconds * self.sample_rate)))
+        return count_windows(self.stft.frames(resampled_length(spec, frames, self.sample_rate)))
 
 
 def _check_corrections(corrections: tuple[int, ...]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel.check import check
+from mmdiff.audio.mel.lengths import whole_length
 from mmdiff.audio.sampling import item_seeds
 from mmdiff.audio.vocoder_model import BlockMaker, VocoderModel
 from mmdiff.errors import InputError
@@ -170,11 +171,3 @@ class VocoderStream:
         assert self._held is not None
         first = self._maker.span[0]
         self._held, self._offset = self._held[..., first - self._offset :].clone(), first
-
-
-def whole_length(spec: MelSpec, frames: int, sample_rate: int) -> int:
-    """Samples at ``sample_rate`` that a spectrogram of ``frames`` becomes.
-
-    A single frame, which has a centre but no length, is heard for a hop.
-    """
-    return round(max(spec.samples(frames), spec.hop_length) * sample_rate / spec.sample_rate)

@@ -14,6 +14,7 @@ from mmdiff.audio import io
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel.check import check, describe
 from mmdiff.audio.mel.files import MEL_SUFFIXES, read_mel
+from mmdiff.audio.mel.lengths import longest_length
 from mmdiff.audio.mel.stream import stream_mel
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.errors import InputError
@@ -107,7 +108,8 @@ def vocode_file(
         spec = mel_spec or voc.mel_spec
         mel, seconds, peak = analyse(source, spec, progress=progress)
         mels, notes = mel, _remarks(peak)
-        samples: int | None = min(round(seconds * voc.sample_rate), _longest(voc, mel, spec))
+        longest = longest_length(spec, mel.shape[-1], voc.sample_rate)
+        samples: int | None = min(round(seconds * voc.sample_rate), longest)
     else:
         mels, stated = read_mel(source)
         spec = mel_spec or stated or voc.mel_spec
@@ -172,10 +174,6 @@ def _remarks(peak: float) -> tuple[str, ...]:
     if peak > 1.1:  # resampling alone can add a little to a full-scale recording
         return (f"the sound has a peak of {peak:.3g}: the result is clipped at 1; scale it to [-1, 1] first",)
     return ()
-
-
-def _longest(voc: Vocoder, mel: Tensor, spec: MelSpec) -> int:
-    return round(mel.shape[-1] * spec.hop_length * voc.sample_rate / spec.sample_rate)
 
 
 def _write(path: Path, blocks: Iterator[Tensor], sample_rate: int) -> tuple[float, float]:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.mel.check import Checked, check
+from mmdiff.audio.mel.lengths import longest_length, whole_length
 from mmdiff.audio.resampling import resample
 from mmdiff.audio.sampling import Sampling, decide_sampling, item_seeds
-from mmdiff.audio.stream import BLOCK, LOOKAHEAD, VocoderStream, whole_length
+from mmdiff.audio.stream import BLOCK, LOOKAHEAD, VocoderStream
 from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.errors import InputError
@@ -268,10 +269,9 @@ class Vocoder:
         return decide_sampling(self.model, steps, sampler, grid)
 
     def _length(self, spec: MelSpec, frames: int, samples: int | None) -> int:
-        rate = self.sample_rate / spec.sample_rate
-        longest = round(frames * spec.hop_length * rate)
         if samples is None:
             return whole_length(spec, frames, self.sample_rate)
+        longest = longest_length(spec, frames, self.sample_rate)
         if not 0 < samples <= longest:
             raise InputError(
                 f"samples={samples} must be between 1 and {longest}: {frames} frames of {spec.hop_length} samples "

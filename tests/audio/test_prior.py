@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torchaudio
 
 from mmdiff.audio.mel import PRESETS, MelSpec, preset
-from mmdiff.audio.prior import bands_on_grid, resampled_length
+from mmdiff.audio.mel.lengths import longest_length, resampled_length, whole_length
+from mmdiff.audio.prior import bands_on_grid
 from mmdiff.audio.stft import Stft
 
 STFT = Stft()
@@ -55,6 +58,10 @@ def test_every_preset_gives_nearly_the_native_bands(noise, name):
 def test_frames_past_the_end_repeat_the_last_and_lengths_follow_the_rates():
     spec = preset("hifigan-22k")
     assert resampled_length(spec, 100, 16_000) == round(100 * 256 * 16_000 / 22_050)
+    centred = replace(spec, centred=True)  # from the first frame's middle to the last one's
+    lengths = (resampled_length, whole_length, longest_length)
+    assert [length(centred, 100, 22_050) for length in lengths] == [99 * 256, 99 * 256, 100 * 256]
+    assert [length(centred, 1, 22_050) for length in lengths] == [0, 256, 256]
     bands = bands_on_grid(torch.zeros(1, 80, 10), spec, STFT, frames=20)
     torch.testing.assert_close(bands.values[:, 19], bands.values[:, 18])
 

@@ -5,7 +5,8 @@ that others made are read by :mod:`~mmdiff.audio.mel.files`, checked against wha
 :mod:`~mmdiff.audio.mel.check`, recognised by :mod:`~mmdiff.audio.mel.identify` among
 :mod:`~mmdiff.audio.mel.hypotheses` by a :mod:`~mmdiff.audio.mel.summary` of their values, and turned into others by
 :mod:`~mmdiff.audio.mel.convert`.
-:mod:`~mmdiff.audio.mel.stream` analyses sound that comes in blocks.
+:mod:`~mmdiff.audio.mel.stream` analyses sound that comes in blocks, :mod:`~mmdiff.audio.mel.lengths` says how much
+sound frames are.
 """
 
 from mmdiff.audio.mel.definition import LN_10 as LN_10
