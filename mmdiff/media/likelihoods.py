@@ -1,22 +1,24 @@
-"""Bits per dimension of files under a diffusion model, and how well they tell files of other kinds apart."""
+"""Bits per dimension of files under a model, and how well they tell files of other kinds apart."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from mmdiff.diffusion.decoders import DataEnd, find_data_end
-from mmdiff.diffusion.likelihood import Bound, continuous_bound
+from mmdiff.diffusion.decoders import find_data_end
+from mmdiff.diffusion.likelihood import continuous_bound
 from mmdiff.diffusion.quantisation import Quantisation
 from mmdiff.diffusion.schedules import Schedule
-from mmdiff.diffusion.solver_tools import DenoiserFn
+from mmdiff.diffusion.solver_tools import DenoiserFn, Generators
 from mmdiff.errors import InputError
 from mmdiff.media.estimates import NORMAL_95, Estimate, mean_estimate
 from mmdiff.media.tables import Measure, Score
@@ -26,7 +28,11 @@ LIKELIHOOD_MEASURES = {
     "files": Measure("files"),
     "bits": Measure("bits/dim", higher_is_better=False, decimals=4),
     "diffusion": Measure("of the reverse steps", decimals=4),
-    "decoder": Measure("of the last step", decimals=4),
+    "decoder": Measure(
+        "of the last step",
+        decimals=4,
+        note="of models of latents that of the decoder, and before it what latents cost beyond their own entropy",
+    ),
     "coded": Measure("bits/dim of zlib", decimals=4),
     "auroc": Measure(
         "rank, bits/dim",
@@ -110,33 +116,92 @@ def rank_estimate(outside: Tensor, inside: Tensor) -> Estimate:
     return Estimate(area, low, high, samples=n)
 
 
-def measure_sets(
-    denoiser: DenoiserFn,
-    sets: Mapping[str, Sequence[Item]],
-    schedule: Schedule,
-    *,
-    quantised: Quantisation | None = None,
-    draws: int = 16,
-    seed: int = 0,
-    batch: int = 4,
-    progress: bool = True,
-) -> list[Score]:
-    """Measure sets of files by the variational bound of continuous time.
+class Bits(Protocol):
+    """Upper bound of -log2 p(x) of B files and its parts, in bits per dimension, each (B,)."""
 
-    Where the chain ends, and the distribution of its last step, are chosen by up to four files of the first set and
-    serve for all.
+    @property
+    def total(self) -> Tensor:
+        """The sum of the next two, and of what a prior at the end of a chain costs."""
+
+    @property
+    def diffusion(self) -> Tensor:
+        """Of what is diffused."""
+
+    @property
+    def decoder(self) -> Tensor:
+        """Of the step into the data."""
+
+    @property
+    def std_error(self) -> Tensor:
+        """Of the estimate of ``total``."""
+
+
+class Measuring(NamedTuple):
+    """A likelihood that is ready to measure files."""
+
+    measure: Callable[..., Bits]
+    """``measure(states, generator=..., **cond)`` of states (B, C, *space)."""
+    about: Mapping[str, Any]
+    """What is said of it beside the results."""
+
+
+class Likelihood(Protocol):
+    """What :func:`measure_sets` asks of a model."""
+
+    def fitted(self, x: Tensor, *, generator: Generators = None, **cond: Any) -> Measuring:
+        """Choose by some files (B, C, *space) what the model leaves open; any choice makes a bound of others."""
+
+
+@dataclass(frozen=True)
+class ChainLikelihood:
+    """The variational bound of continuous time of a model that diffuses the files themselves.
+
+    Where the chain ends, and the distribution of its last step, are chosen by some files.
 
     Parameters
     ----------
     denoiser : callable
         ``denoiser(x, t, **cond) -> x0``.
-    sets : mapping from str to sequence of Item
-        The first is of what the model was trained on; others are ranked against it.
     schedule : Schedule
     quantised : Quantisation, optional
         Which values the items' states take.
     draws : int > 0
         Evaluations for each file's integral; two more are for the last step.
+    """
+
+    denoiser: DenoiserFn
+    schedule: Schedule
+    quantised: Quantisation | None = None
+    draws: int = 16
+
+    def fitted(self, x: Tensor, *, generator: Generators = None, **cond: Any) -> Measuring:
+        """Choose the end of the chain."""
+        bins: dict[str, Any] = {"quantised": self.quantised}
+        end = find_data_end(self.denoiser, x, self.schedule, generator=generator, **bins, **cond)
+        settings: dict[str, Any] = {"schedule": self.schedule, "draws": self.draws, **bins, **end._asdict()}
+        levels = self.schedule(end.t_min)
+        about = {"draws": self.draws, "last_noise": float(levels.sigma / levels.alpha)}
+        return Measuring(functools.partial(continuous_bound, self.denoiser, **settings), about)
+
+
+def measure_sets(
+    likelihood: Likelihood,
+    sets: Mapping[str, Sequence[Item]],
+    *,
+    seed: int = 0,
+    batch: int = 4,
+    progress: bool = True,
+) -> list[Score]:
+    """Measure sets of files by a model's bound of their likelihood.
+
+    What the likelihood chooses is chosen by up to four files of the first set, and serves for all.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        Such as :class:`ChainLikelihood`, or for latents :class:`mmdiff.latent.likelihood.PairLikelihood`.
+    sets : mapping from str to sequence of Item
+        The first is of what the model was trained on; others are ranked against it.
     seed : int
         Of the first item's noise in each set; the next has the next number.
     batch : int > 0
@@ -152,31 +217,19 @@ def measure_sets(
     Raises
     ------
     InputError
-        A number breaks its rule, or a set is empty.
+        The batch is not positive, or a set is empty.
     """
-    if draws < 1 or batch < 1:
-        raise InputError(f"draws={draws} and batch={batch} must be positive")
+    if batch < 1:
+        raise InputError(f"batch={batch} must be positive")
     if empty := [name for name, items in sets.items() if not items]:
         raise InputError(f"{', '.join(empty)} must have files to be measured")
-    first = next(iter(sets.values()))
-    end = _chosen_end(denoiser, first, schedule, quantised, seed)
+    ready = _fitted(likelihood, next(iter(sets.values())), seed)
     found = {
-        name: _measured(
-            denoiser,
-            items,
-            schedule,
-            end,
-            quantised,
-            draws,
-            seed,
-            track(_batches(items, batch), name, show=progress),
-        )
+        name: _measured(ready, items, seed, track(_batches(items, batch), name, show=progress))
         for name, items in sets.items()
     }
     inside = next(iter(found.values()))
-    noise = schedule(end.t_min)
-    about = {"draws": draws, "last_noise": float(noise.sigma / noise.alpha)}
-    return [_score(name, measured, inside, about) for name, measured in found.items()]
+    return [_score(name, measured, inside, ready.about) for name, measured in found.items()]
 
 
 def _batches(items: Sequence[Item], batch: int) -> list[list[Item]]:
@@ -192,37 +245,22 @@ def _together(items: Sequence[Item], seeds: range) -> tuple[Tensor, dict[str, An
     return states, {"generator": generators, **cond}
 
 
-def _chosen_end(
-    denoiser: DenoiserFn,
-    items: Sequence[Item],
-    schedule: Schedule,
-    quantised: Quantisation | None,
-    seed: int,
-) -> DataEnd:
+@torch.no_grad()
+def _fitted(likelihood: Likelihood, items: Sequence[Item], seed: int) -> Measuring:
     alike = [item for item in items if item.state.shape == items[0].state.shape]
     count = min(_CALIBRATED, len(alike))
     chosen = [alike[n * len(alike) // count] for n in range(count)]
     states, told = _together(chosen, range(seed, seed + count))
-    return find_data_end(denoiser, states, schedule, quantised=quantised, **told)
+    return likelihood.fitted(states, **told)
 
 
 @torch.no_grad()
-def _measured(
-    denoiser: DenoiserFn,
-    items: Sequence[Item],
-    schedule: Schedule,
-    end: DataEnd,
-    quantised: Quantisation | None,
-    draws: int,
-    seed: int,
-    batches: Iterator[list[Item]],
-) -> Measured:
-    bounds: list[Bound] = []
+def _measured(ready: Measuring, items: Sequence[Item], seed: int, batches: Iterable[list[Item]]) -> Measured:
+    bounds: list[Bits] = []
     for part in batches:
         states, told = _together(part, range(seed, seed + len(part)))
         seed += len(part)
-        last: dict[str, Any] = {"t_min": end.t_min, "decoder": end.decoder, "quantised": quantised}
-        bounds.append(continuous_bound(denoiser, states, schedule, draws=draws, **last, **told))
+        bounds.append(ready.measure(states, **told))
     total, diffusion, decoder, error = (
         torch.cat([getattr(bound, part) for bound in bounds]).double().cpu()
         for part in ("total", "diffusion", "decoder", "std_error")
@@ -231,7 +269,7 @@ def _measured(
     return Measured([item.name for item in items], total, diffusion, decoder, coded, error)
 
 
-def _score(name: str, measured: Measured, inside: Measured, about: dict[str, Any]) -> Score:
+def _score(name: str, measured: Measured, inside: Measured, about: Mapping[str, Any]) -> Score:
     parts = {part: getattr(measured, part) for part in ("bits", "diffusion", "decoder", "coded")}
     measures = {part: mean_estimate(values) for part, values in parts.items() if not values.isnan().all()}
     beyond = measured.bits - measured.coded

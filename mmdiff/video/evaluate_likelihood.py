@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mmdiff.diffusion.quantisation import Quantisation
 from mmdiff.errors import InputError
-from mmdiff.media.likelihoods import Item, coded_bits, measure_sets
+from mmdiff.latent.likelihood import PairLikelihood
+from mmdiff.media.likelihoods import ChainLikelihood, Item, Likelihood, coded_bits, measure_sets
 from mmdiff.media.tables import Score
 from mmdiff.progress import track
 from mmdiff.video.data import VideoClips
@@ -49,7 +50,10 @@ def evaluate_clip_likelihood(
         Part of the first source.
     count : int > 0
         Videos of each set, evenly spaced in the list; of each one clip of the model's length, size and rate.
-    draws, seed, batch, progress
+    draws : int > 0
+        Evaluations for each clip, twice of each of a model of latents; see
+        :class:`~mmdiff.media.likelihoods.ChainLikelihood` and :class:`~mmdiff.latent.likelihood.PairLikelihood`.
+    seed, batch, progress
         As for :func:`mmdiff.media.likelihoods.measure_sets`; ``seed`` is that of the choice of clips too.
 
     Returns
@@ -65,10 +69,6 @@ def evaluate_clip_likelihood(
         raise InputError(f"count={count} must be positive")
     if "small" in gen.model.conditions:
         raise InputError("the model must make clips by itself, and it makes large ones of small ones")
-    if gen.model.autoencoder is not None:
-        raise InputError(
-            "the model must diffuse pixels, whose bits are counted here, and it diffuses latents of them"
-        )
     sets: dict[str, list[Item]] = {}
     if is_digit_model(gen.model):
         digits = MovingDigits("test", frames=gen.model.frames, size=gen.model.size[0], seed=seed)
@@ -83,11 +83,15 @@ def evaluate_clip_likelihood(
         ]
     if not sets:
         raise InputError("reference must be given: videos such as the model was trained on")
-    bins = Quantisation.of_pictures().scaled(gen.model.mean, gen.model.std)
-    denoiser, schedule = gen.model.denoiser, gen.model.denoiser.schedule
-    return measure_sets(
-        denoiser, sets, schedule, quantised=bins, draws=draws, seed=seed, batch=batch, progress=progress
-    )
+    return measure_sets(_likelihood(gen.model, draws), sets, seed=seed, batch=batch, progress=progress)
+
+
+def _likelihood(model: ClipModel, draws: int) -> Likelihood:
+    bins = Quantisation.of_pictures().scaled(model.mean, model.std)
+    denoiser, schedule = model.denoiser, model.denoiser.schedule
+    if model.autoencoder is None:
+        return ChainLikelihood(denoiser, schedule, bins, draws)
+    return PairLikelihood(model.autoencoder, denoiser, schedule, bins, draws)
 
 
 def _clip(video: Any, model: ClipModel, seed: int) -> dict[str, Any]:
@@ -99,4 +103,4 @@ def _item(gen: ClipGenerator, name: str, clip: dict[str, Any]) -> Item:
     pixels: Tensor = for_model(clip, gen.model)["video"]
     if pixels.is_floating_point():
         pixels = ((pixels + 1) * 127.5).round().to(torch.uint8)
-    return Item(name, gen.model.to_model(pixels).to(gen.device), coded_bits(pixels))
+    return Item(name, gen.model.normalised(pixels).to(gen.device), coded_bits(pixels))

@@ -8,6 +8,7 @@ import pytest
 import tiny_clips
 import torch
 
+from mmdiff.audio.latent_sound import LatentSoundModel
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel_sound import MelSoundModel
 from mmdiff.audio.networks.diffwave import DiffWave
@@ -15,8 +16,11 @@ from mmdiff.audio.networks.mel import LabelledMelNet
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.schedules import BetaTable, CosineVP, diffwave_betas
 from mmdiff.hub import save_model
+from mmdiff.latent.autoencoder import Autoencoder
 from mmdiff.video import io as videos
 from mmdiff.video.evaluate_likelihood import DIGITS
+from mmdiff.video.model import ClipModel
+from mmdiff.video.unet import SpaceTimeUNet
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,25 @@ def test_sets_of_videos(mmdiff_command, clips_model, noisy_and_grey, tmp_path):
     }
 
 
+def test_clips_under_a_model_of_latents(mmdiff_command, noisy_and_grey, tmp_path):
+    torch.manual_seed(0)
+    own = Autoencoder(3, 3, 4, widths=(8,), factors=((1, 4, 4),), kernel=1)
+    network = SpaceTimeUNet(4, widths=(8, 16), mixing=("", "time"), blocks=1, embedding=16, head_width=8)
+    model = ClipModel(network, CosineVP(), frames=2, autoencoder=own, mixed=True)
+    options = ("--likelihood", "--model", save_model(model, tmp_path / "latent"), "--steps", 3, "--json")
+    outcome = mmdiff_command("evaluate", *noisy_and_grey, *options)
+    assert outcome.status == 0, outcome.err
+    grey, noisy = map(json.loads, outcome.out.splitlines())
+    assert (grey["set"], noisy["set"], noisy["files"], noisy["draws"]) == ("grey", "noisy", 3, 3)
+    for score in (grey, noisy):
+        parts = score["measures"]
+        total = parts["diffusion"]["value"] + parts["decoder"]["value"]
+        assert parts["bits"]["value"] == pytest.approx(total, abs=1e-4)
+        assert parts["bits"]["low"] < parts["bits"]["value"] < parts["bits"]["high"]
+    assert noisy["measures"]["bits"]["value"] > 6
+    assert 0 <= noisy["measures"]["auroc"]["value"] <= 1  # a network that learned nothing
+
+
 def test_models_of_moving_digits_have_those_for_their_first_set(mmdiff_command, clips_model, noisy_and_grey):
     options = ("--likelihood", "--model", clips_model(True), "--steps", 2, "--limit", 2, "--json")
     outcome = mmdiff_command("evaluate", noisy_and_grey[1], *options)
@@ -78,6 +101,10 @@ def sounds_model(tmp_path, tiny_model):
         if kind == "mel":
             network = LabelledMelNet(classes=2, channels=8, depth=1, label_channels=8)
             model = MelSoundModel(network, CosineVP(), MelSpec(), str(tiny_model), 0.2, ("a", "b"), steps=2)
+        elif kind == "latent":
+            own = Autoencoder(1, 1, 4, widths=(8,), factors=(16,), norm="l1")
+            network = LabelledMelNet(4, 2, 1, channels=8, depth=1, label_channels=8)
+            model = LatentSoundModel(network, CosineVP(), own, 8000, 0.2, ("a", "b"), steps=2)
         else:
             network = DiffWave(channels=4, layers=2, cycle=2, step_width=16)
             model = WaveformVocoder(MelSpec(), network, BetaTable(diffwave_betas()))
@@ -86,7 +113,7 @@ def sounds_model(tmp_path, tiny_model):
     return save
 
 
-@pytest.mark.parametrize("kind", ["mel", "wave"])
+@pytest.mark.parametrize("kind", ["mel", "wave", "latent"])
 def test_sound(mmdiff_command, sounds_model, folder, speech, kind):
     (folder / "broken.wav").unlink()
     options = ("--likelihood", "--model", sounds_model(kind), "--steps", 2, "--json")

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmdiff.diffusion.quantisation import Quantisation
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.errors import InputError
-from mmdiff.media.likelihoods import Item, coded_bits, measure_sets, rank_estimate
+from mmdiff.media.likelihoods import ChainLikelihood, Item, coded_bits, measure_sets, rank_estimate
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -69,9 +69,8 @@ def test_sets_are_measured_and_ranked() -> None:
         "alike": items(MEAN, STD, 12, 2),
     }
     denoiser = gaussian(MEAN, STD).denoiser(schedule)
-    known, shifted, alike = measure_sets(
-        denoiser, sets, schedule, quantised=BINS, draws=48, seed=5, batch=12, progress=False
-    )
+    likelihood = ChainLikelihood(denoiser, schedule, BINS, 48)
+    known, shifted, alike = measure_sets(likelihood, sets, seed=5, batch=12, progress=False)
     # the entropy of such numbers: that of the density, over the bin
     entropy = math.log2(STD * math.sqrt(2 * math.pi * math.e) / BINS.step)
     assert known.measures["bits"].low - 0.1 < entropy < known.measures["bits"].high + 0.1
@@ -95,13 +94,11 @@ def test_a_files_bits_do_not_depend_on_the_batch() -> None:
 
     files = [Item(item.name, item.state, cond={"shift": torch.zeros(1)}) for item in items(MEAN, STD, 5, 0)]
     files.append(Item("longer", torch.zeros(1, 80, dtype=torch.float64), cond={"shift": torch.zeros(1)}))
-    found = [
-        measure_sets(told, {"all": files}, schedule, draws=4, batch=batch, progress=False)[0]
-        for batch in (1, 4)
-    ]
+    likelihood = ChainLikelihood(told, schedule, draws=4)
+    found = [measure_sets(likelihood, {"all": files}, batch=batch, progress=False)[0] for batch in (1, 4)]
     one, other = ({row["file"]: row["bits"] for row in score.details["ranking"]} for score in found)
     assert one == pytest.approx(other)
     assert math.isnan(found[0].details["ranking"][0]["coded"])
     assert "coded" not in found[0].measures
     with pytest.raises(InputError, match="nothing must have files"):
-        measure_sets(told, {"nothing": []}, schedule, progress=False)
+        measure_sets(likelihood, {"nothing": []}, progress=False)

@@ -129,7 +129,7 @@ def test_edits_of_pixels_are_refused(generator: ClipGenerator) -> None:
     ):
         with pytest.raises(InputError, match="frames whole or not at all"):
             edit()
-    with pytest.raises(InputError, match="must diffuse pixels"):
+    with pytest.raises(InputError, match="reference must be given"):
         evaluate_clip_likelihood(generator, [])
     with pytest.raises(InputError, match="divisible by 8"):  # 2 levels of the network, 4 pixels a latent
         generator(size=20)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,9 @@ from mmdiff.audio.sound_model import SoundModel
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.quantisation import Quantisation
-from mmdiff.diffusion.schedules import Schedule
-from mmdiff.diffusion.solver_tools import DenoiserFn
 from mmdiff.errors import InputError
-from mmdiff.media.likelihoods import Item, coded_bits, measure_sets
+from mmdiff.latent.likelihood import PairLikelihood
+from mmdiff.media.likelihoods import ChainLikelihood, Item, Likelihood, coded_bits, measure_sets
 from mmdiff.media.tables import Score
 from mmdiff.progress import track
 
@@ -35,8 +35,8 @@ _SECONDS = 1.0  # of each recording, for vocoders
 class _Reader(NamedTuple):
     """How a model sees recordings."""
 
-    denoiser: DenoiserFn
-    schedule: Schedule
+    likelihood: Callable[[int], Likelihood]
+    """Made for so many draws."""
     quantised: Quantisation
     sample_rate: int
     samples: int
@@ -70,7 +70,8 @@ def evaluate_sound_likelihood(
 ) -> list[Score]:
     """Measure bits per dimension of recordings: of 16-bit samples, or of mel spectrograms in steps of 0.01.
 
-    A model of labels is told none; a vocoder that diffuses the waveform is told the recording's own spectrogram.
+    Of a model of latents the samples' bits are counted, by the bound of the pair. A model of labels is told none; a
+    vocoder that diffuses the waveform is told the recording's own spectrogram.
 
     Parameters
     ----------
@@ -83,7 +84,10 @@ def evaluate_sound_likelihood(
     count : int > 0
         Recordings of each set, evenly spaced in the list; the beginning of each, as long as the model's sounds
         (vocoders: 1 s), with silence after shorter ones.
-    draws, seed, batch, progress
+    draws : int > 0
+        Evaluations for each recording, twice of each of a model of latents; see
+        :class:`~mmdiff.media.likelihoods.ChainLikelihood` and :class:`~mmdiff.latent.likelihood.PairLikelihood`.
+    seed, batch, progress
         As for :func:`mmdiff.media.likelihoods.measure_sets`.
 
     Returns
@@ -106,16 +110,7 @@ def evaluate_sound_likelihood(
             reader.item(str(file), _read(file, reader))
             for file in track(files, f"reading {name}", show=progress)
         ]
-    return measure_sets(
-        reader.denoiser,
-        sets,
-        reader.schedule,
-        quantised=reader.quantised,
-        draws=draws,
-        seed=seed,
-        batch=batch,
-        progress=progress,
-    )
+    return measure_sets(reader.likelihood(draws), sets, seed=seed, batch=batch, progress=progress)
 
 
 def _read(file: Path, reader: _Reader) -> Tensor:
@@ -126,22 +121,27 @@ def _read(file: Path, reader: _Reader) -> Tensor:
 
 def _reader(pipeline: SoundGenerator | Vocoder) -> _Reader:
     model = pipeline.model
-    if isinstance(model, MelSoundModel):
-        ends = model.mel.lowest_value, model.mel.highest_value
-        steps = math.ceil((ends[1] - ends[0]) / MEL_STEP)
-        bins = Quantisation(MEL_STEP, ends[0], ends[0] + steps * MEL_STEP).scaled(model.mean, model.std)
+    if isinstance(model, WaveformVocoder) and model.prior is None:
+        samples = round(_SECONDS * model.sample_rate) // model.mel.hop_length * model.mel.hop_length
+    elif isinstance(model, (MelSoundModel, LatentSoundModel, SoundModel)):
         samples = round(model.seconds * model.sample_rate)
-        return _Reader(model.denoiser, model.denoiser.schedule, bins, model.sample_rate, samples, model)
-    if isinstance(model, SoundModel):
-        samples = round(model.seconds * model.sample_rate)
-        denoiser = model.denoise_windows(samples)
-    elif isinstance(model, WaveformVocoder) and model.prior is None:
-        hop = model.mel.hop_length
-        samples, denoiser = round(_SECONDS * model.sample_rate) // hop * hop, model.denoiser
     else:
         raise InputError(_why_not(model))
-    schedule = model.denoiser.schedule
-    return _Reader(denoiser, schedule, Quantisation.of_sound(), model.sample_rate, samples, model)
+    bins = _mel_steps(model) if isinstance(model, MelSoundModel) else Quantisation.of_sound()
+    settings: dict[str, Any] = {"schedule": model.denoiser.schedule, "quantised": bins}
+    if isinstance(model, LatentSoundModel):
+        likelihood = functools.partial(PairLikelihood, model.framed, model.denoiser, **settings)
+        return _Reader(lambda draws: likelihood(draws=draws), bins, model.sample_rate, samples, model)
+    denoiser = model.denoise_windows(samples) if isinstance(model, SoundModel) else model.denoiser
+    chain = functools.partial(ChainLikelihood, denoiser, **settings)
+    return _Reader(lambda draws: chain(draws=draws), bins, model.sample_rate, samples, model)
+
+
+def _mel_steps(model: MelSoundModel) -> Quantisation:
+    """Steps of its spectrograms, in the units of what it diffuses."""
+    lowest = model.mel.lowest_value
+    steps = math.ceil((model.mel.highest_value - lowest) / MEL_STEP)
+    return Quantisation(MEL_STEP, lowest, lowest + steps * MEL_STEP).scaled(model.mean, model.std)
 
 
 def _why_not(model: nn.Module) -> str:
@@ -150,8 +150,6 @@ def _why_not(model: nn.Module) -> str:
             "model must diffuse with the same noise everywhere to be asked for --likelihood, and this one's follows "
             "the spectrogram's loudness; take one without a prior"
         )
-    if isinstance(model, LatentSoundModel):
-        return "model must diffuse sound or its spectrogram, whose bits are counted here, and it diffuses latents of it"
     return (
         f"model of class {type(model).__name__} has no likelihood of sound: what it diffuses is the magnitude over "
         "what the spectrogram already tells of it, sampled in few steps trained as a whole, and phases come of "
