@@ -67,6 +67,7 @@ def sscs(
     callback: Callback | None = None,
     process: CriticallyDamped | None = None,
     sigma_data: float | None = 1.0,
+    overshoot: float = 1.5,
     noise_scale: float = 1.0,
     **cond: Any,
 ) -> Tensor:
@@ -74,8 +75,8 @@ def sscs(
 
     The motion dx = -p dr, dp = (x - 2p) dr + 2 dW is drawn exactly. The kick is dp = 4 (p + s) dr, by one evaluation of
     the score s in the middle of the step, which is taken to fall with p as that of normal data does. For normal data of
-    that deviation the kick is exact, and the method of order two; for others of order one, with smaller errors than by
-    Euler's method. Steps into σ = 0 end at the estimate.
+    that deviation short kicks are exact, and the method is of order two; for others it is of order one, with smaller
+    errors than Euler's method has. Steps into σ = 0 end at the estimate.
 
     Parameters
     ----------
@@ -85,6 +86,10 @@ def sscs(
         For denoisers of plain states: how the pair moves; default that of the paper.
     sigma_data : float > 0, optional
         Standard deviation of the data. None keeps the score as it is during the kick: Euler's method, as in the paper.
+    overshoot : float >= 1
+        Bound of a kick, over what carries p to its mean where the data are known. What is known early, as plain areas
+        of pictures and silence of sound, would else be thrown past it in steps that are long beside τ, and beyond 2
+        further with each. math.inf leaves the kick exact for normal data of the deviation.
     noise_scale : float
         Standard deviation of the fresh noise, over the right one.
 
@@ -96,7 +101,7 @@ def sscs(
     Raises
     ------
     InputError
-        sigma_data is not positive, or the process is not that of the schedule.
+        sigma_data or overshoot is out of range, or the process is not that of the schedule.
 
     References
     ----------
@@ -104,13 +109,15 @@ def sscs(
     """
     if sigma_data is not None and not sigma_data > 0:
         raise InputError(f"sigma_data={sigma_data} must be above 0; give the data's standard deviation")
+    if not overshoot >= 1:
+        raise InputError(f"overshoot={overshoot} must be at least 1; leave it out")
     walk, x = PairWalk(denoiser, grid, schedule, callback, cond, process), as_state(x)
     draw = _source(x, generator, noise_scale)
     u = walk.start(x, draw)
     lapses = walk.clock[:-1] - walk.clock[1:]
     drifts, stops = _drifts(lapses / 2), walk.places(walk.clock)
     halfway = (walk.clock[:-1] + walk.clock[1:]) / 2
-    middles, times = walk.places(halfway), _kick_times(walk, halfway, lapses, sigma_data)
+    middles, times = walk.places(halfway), _kick_times(walk, halfway, lapses, sigma_data, overshoot)
     for i, _, q in walk:
         if q.sigma == 0:
             x0 = walk.estimate(u, stops[i])
@@ -130,15 +137,23 @@ def _source(like: Tensor, generator: Generators, scale: float) -> Callable[[], T
     return lambda: scale * draw_noise(like.shape, like, generator)
 
 
-def _kick_times(walk: PairWalk, clock: Tensor, lapse: Tensor, sigma_data: float | None) -> list[float]:
+def _kick_times(
+    walk: PairWalk, clock: Tensor, lapse: Tensor, sigma_data: float | None, overshoot: float
+) -> list[float]:
     """How long a kick lasts that stays as strong as it begins and does as much as one that wanes."""
     if sigma_data is None:
         return lapse.tolist()
     at = walk.process.pair_levels(walk.process.time_of_clock(clock).clamp(0, 1))
-    unknown = 1 / (1 / sigma_data**2 + (at.mean_x / at.l_xx) ** 2)  # variance of x_0 given x
-    variance = (at.l_vv**2 + at.pull**2 * unknown) / walk.process.mass
+    known = at.l_vv**2 / walk.process.mass  # variance of p given x and x_0
+    unknown = 1 / (1 / sigma_data**2 + (at.mean_x / at.l_xx) ** 2)  # of x_0 given x
+    waning = _lasting(lapse, known + at.pull**2 * unknown / walk.process.mass)
+    return torch.minimum(waning, overshoot * _lasting(lapse, known)).tolist()
+
+
+def _lasting(lapse: Tensor, variance: Tensor) -> Tensor:
+    """Time in which a kick does without waning what it does in the lapse of τ if p has a variance and a fixed mean."""
     rate = 4 * lapse * (1 - 1 / variance)
-    return torch.where(rate == 0, lapse, lapse * torch.expm1(rate) / rate).tolist()
+    return torch.where(rate == 0, lapse, lapse * torch.expm1(rate) / rate)
 
 
 def langevin_em(

