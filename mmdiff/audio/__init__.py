@@ -7,7 +7,7 @@ Sound and its pictures
     :mod:`~mmdiff.audio.mel` says what the numbers of a mel spectrogram mean; ``stft`` is the transform below it.
 Vocoders
     ``vocoder`` is the pipeline and ``vocoder_model`` what it asks of a model; ``stream`` vocodes what is still coming,
-    ``vocode`` whole files. There are two kinds of model. ``spectral`` diffuses the ``magnitude`` about the ``prior`` of
+    ``vocode_files`` files. There are two kinds of model. ``spectral`` diffuses the ``magnitude`` about the ``prior`` of
     a mel and finds its ``phase`` (long sound: ``spectral_windows``, ``spectral_stream``). ``waveform_vocoder`` diffuses
     samples, as WaveGrad and DiffWave do (``waveform``, ``waveform_stream``, ``energy_prior``).
 Sound of its own
@@ -19,7 +19,7 @@ Shared by all models
     few steps, ``graphs`` exports (``planes``: complex numbers as pairs). :mod:`~mmdiff.audio.networks` has the
     networks, :mod:`~mmdiff.audio.checkpoints` reads those of other projects.
 Training and measuring
-    :mod:`~mmdiff.audio.datasets` makes training data of recordings; ``tasks`` is what the trainer optimises, by
-    ``losses`` or as the generator of a ``vocoder_gan``. :mod:`~mmdiff.audio.evaluation` compares models with what they
-    have to beat, by :mod:`~mmdiff.audio.metrics`.
+    :mod:`~mmdiff.audio.datasets` makes training data of recordings; ``tasks`` is what the trainer optimises of vocoders
+    and waveforms, by ``losses`` or as the generator of a ``vocoder_gan`` (the task of ``framed_sound`` is beside it).
+    :mod:`~mmdiff.audio.evaluation` compares models with what they have to beat, by :mod:`~mmdiff.audio.metrics`.
 """

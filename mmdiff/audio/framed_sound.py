@@ -53,8 +53,6 @@ class FramedSoundModel(nn.Module, SoundMaker):
         The network has another number of classes, or a number makes no sense.
     """
 
-    other_evaluations = 0
-
     def __init__(
         self,
         network: LabelledMelNet,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,17 +26,32 @@ class Sampling(NamedTuple):
     """Times at which the sampler stops."""
 
 
-class SampledModel(Protocol):
-    """What the decision asks of a model; see :class:`mmdiff.audio.vocoder_model.VocoderModel`."""
+class SampledModel(ABC):
+    """What all models of sound have for their sampler, whatever they make.
+
+    Attributes
+    ----------
+    default_steps : int
+        Network evaluations if nothing else is asked for.
+    default_sampler : str
+        A key of :data:`mmdiff.diffusion.samplers.SAMPLERS`.
+    other_evaluations : int
+        Network evaluations beside the sampler's steps.
+    latents : int
+        Size of the random vectors that its network is told at each step; 0 for a denoiser.
+    denoiser : Denoiser
+        Of what is diffused.
+    """
 
     default_steps: int
     default_sampler: str
-    other_evaluations: int
-    latents: int
+    other_evaluations: int = 0
+    latents: int = 0
     denoiser: Denoiser
 
+    @abstractmethod
     def grid(self, steps: int) -> Tensor:
-        """Times for so many network evaluations."""
+        """Times at which the sampler stops for so many network evaluations: (n + 1,), float64, falling."""
 
 
 def decide_sampling(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from mmdiff.audio.networks.waveform import WaveformNetwork
-from mmdiff.audio.sampling import Sampling, item_generators
+from mmdiff.audio.sampling import SampledModel, Sampling, item_generators
 from mmdiff.audio.waveform import WaveformDiffusion
-from mmdiff.diffusion.denoiser import Denoiser, DenoiserFunction
+from mmdiff.diffusion.denoiser import DenoiserFunction
 from mmdiff.diffusion.guidance import ClassifierFree
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.errors import InputError
@@ -23,7 +23,7 @@ NOISE_BLOCK = 256
 """Samples that :func:`mmdiff.audio.noise.frame_noise` draws as one frame."""
 
 
-class SoundMaker(ABC):
+class SoundMaker(SampledModel):
     """What the sound pipeline asks of a model.
 
     Attributes
@@ -38,7 +38,7 @@ class SoundMaker(ABC):
     vocoder : str
         Model that makes sound of the spectrograms this one makes; empty if it makes sound itself.
     default_steps, default_sampler, other_evaluations, latents, denoiser
-        As for :class:`mmdiff.audio.vocoder_model.VocoderModel`.
+        As for :class:`~mmdiff.audio.sampling.SampledModel`.
     """
 
     sample_rate: int
@@ -46,15 +46,6 @@ class SoundMaker(ABC):
     labels: tuple[str, ...]
     guidance: float
     vocoder: str = ""
-    default_steps: int
-    default_sampler: str
-    other_evaluations: int
-    latents: int = 0
-    denoiser: Denoiser
-
-    @abstractmethod
-    def grid(self, steps: int) -> Tensor:
-        """Times for so many network evaluations."""
 
     @abstractmethod
     def make(

@@ -1,9 +1,8 @@
-"""What the trainer optimises: a vocoder, its losses, and the spectrograms it is shown."""
+"""What the trainer optimises: models of waveforms, and spectral vocoders, with their losses."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from mmdiff.audio.losses import LoudnessLoss, MultiResolutionLoss
 from mmdiff.audio.magnitude import Conditions
-from mmdiff.audio.mel import PRESETS, MelSpec
+from mmdiff.audio.mel.variety import random_mel_spec
 from mmdiff.audio.networks.critic import Critic, judged_sound
 from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.waveform import WaveformDiffusion
@@ -23,51 +22,6 @@ from mmdiff.diffusion.scalings import edm_scalings
 from mmdiff.diffusion.schedules import BetaTable
 from mmdiff.diffusion.times import ContinuousTable, Stratified, TablePoints, Times
 from mmdiff.errors import InputError
-
-
-def random_mel_spec(generator: torch.Generator, native: MelSpec, variety: float = 0.5) -> MelSpec:
-    """Draw a mel definition for training: the model's own, a known preset, or one near a preset.
-
-    Parameters
-    ----------
-    generator : torch.Generator
-    native : MelSpec
-        Definition measured on the model's own grid; returned with probability ``1 - variety``.
-    variety : float in [0, 1]
-
-    Returns
-    -------
-    MelSpec
-        At least 80 bands at a rate like the model's own (for 16 kHz: 16, 22.05 or 24 kHz).
-    """
-
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand((), generator=generator, device=generator.device))
-
-    def choose(options: list) -> object:
-        return options[int(uniform(0, len(options)))]
-
-    if uniform(0, 1) >= variety:
-        return native
-    others = [p for p in PRESETS.values() if 0.9 < p.sample_rate / native.sample_rate < 1.6]
-    spec: MelSpec = choose(others)  # type: ignore[assignment]
-    if uniform(0, 1) < 0.5:
-        return spec
-    half = spec.sample_rate / 2
-    return replace(
-        spec,
-        n_mels=int(uniform(80, 129)),
-        f_min=choose([0.0, 20.0, 50.0]),  # type: ignore[arg-type]
-        f_max=uniform(min(native.f_max, half), half),
-        mel_scale=choose(["slaney", "htk"]),  # type: ignore[arg-type]
-        norm=choose(["slaney", None]),  # type: ignore[arg-type]
-        power=choose([1.0, 1.0, 2.0]),  # type: ignore[arg-type]
-        win_length=int(uniform(0.75, 1) * spec.win_length),
-        hop_length=choose([200, 240, 256, 300]),  # type: ignore[arg-type]
-        floor=10 ** uniform(-7, -4),
-        clip=None,
-        centred=bool(choose([True, False])),
-    )
 
 
 class WaveformTask(nn.Module):

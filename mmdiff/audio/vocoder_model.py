@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from mmdiff.audio.mel import MelSpec
-from mmdiff.diffusion.denoiser import Denoiser
+from mmdiff.audio.sampling import SampledModel
 from mmdiff.diffusion.solver_tools import DenoiserFn
 
 
@@ -50,7 +50,7 @@ class BlockMaker(ABC):
         """
 
 
-class VocoderModel(nn.Module, ABC):
+class VocoderModel(nn.Module, SampledModel):
     """A network with everything that makes it a vocoder: mel definition, sampling rate, sampler defaults.
 
     Attributes
@@ -59,33 +59,16 @@ class VocoderModel(nn.Module, ABC):
         The model's own definition, assumed for spectrograms that come without one.
     sample_rate : int, Hz
         Of the sound it makes.
-    default_steps : int
-        Network evaluations if nothing else is asked for.
-    default_sampler : str
-        A key of :data:`mmdiff.diffusion.samplers.SAMPLERS`.
-    other_evaluations : int
-        Network evaluations beside the sampler's steps.
-    latents : int
-        Size of the random vectors that its network is told at each step; 0 for a denoiser.
-    denoiser : Denoiser
-        Of what is diffused.
+    default_steps, default_sampler, other_evaluations, latents, denoiser
+        As for :class:`~mmdiff.audio.sampling.SampledModel`.
     """
 
     mel: MelSpec
     sample_rate: int
-    default_steps: int
-    default_sampler: str
-    other_evaluations: int = 0
-    latents: int = 0
-    denoiser: Denoiser
 
     @abstractmethod
     def accept(self, mel: Tensor, spec: MelSpec) -> tuple[Tensor, MelSpec, list[str]]:
         """Convert a mel (B, n_mels, frames) of any definition to one the model reads, and say what was done."""
-
-    @abstractmethod
-    def grid(self, steps: int) -> Tensor:
-        """Times at which its sampler stops for so many network evaluations: (n + 1,), float64, falling."""
 
     @abstractmethod
     def start(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.audio.noise import frame_noise
+from mmdiff.audio.sampling import SampledModel
 from mmdiff.diffusion.adversarial import with_latents
 from mmdiff.diffusion.building import build_denoiser, usual_grid, usual_sampler
 from mmdiff.diffusion.grids import make_grid, noise_table_grid
@@ -26,7 +27,7 @@ KEEP_BYTES = 2**31
 """What a network prepares of a spectrogram is kept through all steps up to this size."""
 
 
-class WaveformDiffusion(nn.Module, ABC):
+class WaveformDiffusion(nn.Module, SampledModel):
     """A network that finds the noise in waveforms, with its schedule and sampler defaults.
 
     Parameters
@@ -52,18 +53,11 @@ class WaveformDiffusion(nn.Module, ABC):
     sigma_data : float > 0
         Standard deviation of waveforms, where the denoiser or a sampler wants to know.
 
-    Attributes
-    ----------
-    latents : int
-        Size of the random vectors z that the network is told at each step; 0 for a denoiser.
-
     Raises
     ------
     InputError
         ``steps``, ``window`` or ``clamp`` make no sense.
     """
-
-    other_evaluations = 0
 
     def __init__(
         self,

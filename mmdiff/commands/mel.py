@@ -50,7 +50,7 @@ def mel(
 
     def one(job: Job) -> bool:
         from mmdiff.audio.mel.files import write_mel
-        from mmdiff.audio.vocode import analyse
+        from mmdiff.audio.vocode_files import analyse
 
         try:
             values, seconds, _ = analyse(Path(job.source), spec, progress=True)

@@ -11,7 +11,7 @@ from mmdiff.commands.report import failed, remark, say, say_json
 from mmdiff.errors import InputError, MmdiffError
 
 if TYPE_CHECKING:
-    from mmdiff.audio.vocode import Vocoded
+    from mmdiff.audio.vocode_files import Vocoded
     from mmdiff.audio.vocoder import Vocoder
 
 SOUND = (".wav", ".flac", ".ogg", ".mp3")
@@ -117,7 +117,7 @@ def _settings(
 
 
 def _one(voc: Vocoder, job: Job, settings: dict[str, Any], plot: bool, json: bool) -> bool:
-    from mmdiff.audio.vocode import vocode_file
+    from mmdiff.audio.vocode_files import vocode_file
 
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ def _tell(made: Vocoded, sample_rate: int, json: bool) -> None:
 
 
 def _measures(made: Vocoded, sample_rate: int) -> dict[str, float]:
-    from mmdiff.audio.vocode import compare
+    from mmdiff.audio.vocode_files import compare
 
     packages = {"pesq": "pesq", "stoi": "pystoi"}
     names = [name for name in MEASURES if name not in packages or find_spec(packages[name])]

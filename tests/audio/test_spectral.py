@@ -9,11 +9,12 @@ import mmdiff.audio.spectral_windows as windows
 from mmdiff.audio.evaluation.baselines import without_network
 from mmdiff.audio.magnitude import MagnitudeNet
 from mmdiff.audio.mel import preset
+from mmdiff.audio.mel.variety import random_mel_spec
 from mmdiff.audio.noise import frame_noise
 from mmdiff.audio.phase import PhaseNet
 from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stft import Stft
-from mmdiff.audio.tasks import SpectralTask, random_mel_spec
+from mmdiff.audio.tasks import SpectralTask
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.errors import InputError
 from mmdiff.registry import from_config, to_config

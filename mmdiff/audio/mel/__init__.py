@@ -6,7 +6,7 @@ that others made are read by :mod:`~mmdiff.audio.mel.files`, checked against wha
 :mod:`~mmdiff.audio.mel.hypotheses` by a :mod:`~mmdiff.audio.mel.summary` of their values, and turned into others by
 :mod:`~mmdiff.audio.mel.convert`.
 :mod:`~mmdiff.audio.mel.stream` analyses sound that comes in blocks, :mod:`~mmdiff.audio.mel.lengths` says how much
-sound frames are.
+sound frames are, and :mod:`~mmdiff.audio.mel.variety` draws definitions for training.
 """
 
 from mmdiff.audio.mel.definition import LN_10 as LN_10
