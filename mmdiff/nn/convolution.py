@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from mmdiff.nn.lines import LineConv
+
 _CONVOLUTIONS: dict[int, Callable[..., nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
-    1: nn.Conv1d,
+    1: LineConv,
     2: nn.Conv2d,
     3: nn.Conv3d,
 }
@@ -45,7 +47,7 @@ def conv(
     Examples
     --------
     >>> conv(1, 4, 8, 3, dilation=2)
-    Conv1d(4, 8, kernel_size=(3,), stride=(1,), padding=(2,), dilation=(2,))
+    LineConv(4, 8, kernel_size=(3,), stride=(1,), padding=(2,), dilation=(2,))
     """
     assert dims in _CONVOLUTIONS, f"dims={dims} must be 1, 2 or 3"
     taps = (kernel,) * dims if isinstance(kernel, int) else tuple(kernel)

@@ -49,6 +49,6 @@ class FiLM(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``x (B, inputs, *space)``, ``level (B,)`` to (shift, scale), each ``(B, outputs, *space)``."""
-        x = functional.leaky_relu(self.conv_in(x), self.slope)
+        x = functional.leaky_relu(self.conv_in(x), self.slope, inplace=True)
         shift, scale = self.conv_out(self.level(x, level)).chunk(2, dim=1)
         return shift, scale

@@ -11,34 +11,14 @@ from torch.nn import functional
 _LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}  # PyTorch's names, by number of axes
 
 
-def repeat(x: Tensor, factor: int) -> Tensor:
-    """Enlarge each spatial dimension by repeating every value (nearest neighbour).
-
-    Parameters
-    ----------
-    x : Tensor, shape (B, C, *space)
-        Any number of spatial dimensions.
-    factor : int > 0
-        Output values per input value, along each dimension.
-
-    Returns
-    -------
-    Tensor, shape (B, C, *(factor * space))
-        ``y[..., n] = x[..., n // factor]``.
-    """
-    for dim in range(2, x.ndim) if factor > 1 else ():
-        x = x.repeat_interleave(factor, dim)
-    return x
-
-
-def decimate(x: Tensor, factor: int) -> Tensor:
+def decimate(x: Tensor, factor: int | Sequence[int]) -> Tensor:
     """Shrink each spatial dimension by keeping every ``factor``-th value, without a filter.
 
     Parameters
     ----------
     x : Tensor, shape (B, C, *space)
         Any number of spatial dimensions.
-    factor : int > 0
+    factor : int > 0, or one for each dimension
         Input values per output value, along each dimension.
 
     Returns
@@ -46,18 +26,17 @@ def decimate(x: Tensor, factor: int) -> Tensor:
     Tensor, shape (B, C, *ceil(space / factor))
         A view: ``y[..., n] = x[..., n * factor]``.
     """
-    every = slice(None, None, factor)
-    return x[(slice(None), slice(None)) + (every,) * (x.ndim - 2)]
+    return x[(slice(None), slice(None), *(slice(None, None, n) for n in _each(x, factor)))]
 
 
-def stretch(x: Tensor, factor: int) -> Tensor:
+def stretch(x: Tensor, factor: int | Sequence[int]) -> Tensor:
     """Enlarge each spatial dimension by linear interpolation between the values' centres.
 
     Parameters
     ----------
     x : Tensor, shape (B, C, *space)
         One to three spatial dimensions.
-    factor : int > 0
+    factor : int > 0, or one for each dimension
         Output values per input value, along each dimension.
 
     Returns
@@ -65,17 +44,17 @@ def stretch(x: Tensor, factor: int) -> Tensor:
     Tensor, shape (B, C, *(factor * space))
         ``y[..., n]`` is x at position (n + ½) / factor - ½; beyond the first and last centre, x's end values.
     """
-    return _linear(x, [factor * n for n in x.shape[2:]])
+    return _linear(x, [n * times for n, times in zip(x.shape[2:], _each(x, factor), strict=True)])
 
 
-def condense(x: Tensor, factor: int) -> Tensor:
+def condense(x: Tensor, factor: int | Sequence[int]) -> Tensor:
     """Shrink each spatial dimension to the values, linearly interpolated, at the middle of every ``factor``.
 
     Parameters
     ----------
     x : Tensor, shape (B, C, *space)
         One to three spatial dimensions, multiples of ``factor``.
-    factor : int > 0
+    factor : int > 0, or one for each dimension
         Input values per output value, along each dimension.
 
     Returns
@@ -83,8 +62,9 @@ def condense(x: Tensor, factor: int) -> Tensor:
     Tensor, shape (B, C, *(space / factor))
         The middle one of an odd number of values, the mean of the middle two of an even one: no filter.
     """
-    assert all(n % factor == 0 for n in x.shape[2:]), f"{tuple(x.shape)} must be multiples of {factor}"
-    return _linear(x, [n // factor for n in x.shape[2:]])
+    sizes = list(zip(x.shape[2:], _each(x, factor), strict=True))
+    assert all(n % times == 0 for n, times in sizes), f"{tuple(x.shape)} must be multiples of {factor}"
+    return _linear(x, [n // times for n, times in sizes])
 
 
 def fold(x: Tensor, factors: Sequence[int]) -> Tensor:
@@ -135,6 +115,10 @@ def unfold(x: Tensor, factors: Sequence[int]) -> Tensor:
     order = [axis for d in range(dims) for axis in (1 + d, 2 + dims + d)]
     sizes = [size * factor for size, factor in zip(space, factors, strict=True)]
     return parted.permute(0, *order, 1 + dims).reshape(len(x), *sizes, channels).movedim(-1, 1)
+
+
+def _each(x: Tensor, factor: int | Sequence[int]) -> Sequence[int]:
+    return (factor,) * (x.ndim - 2) if isinstance(factor, int) else factor
 
 
 def _linear(x: Tensor, size: list[int]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -100,3 +101,16 @@ def make_adamw(
         ]
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trained)
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=betas, fused=fused)
+
+
+def load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state, laid out in memory as its parameters are.
+
+    PyTorch's fused kernels pair the numbers of weights, gradients and moments in the order in which they lie in
+    memory, and do not notice another order, such as that of a run made before the weights were channels-last.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if isinstance(moment, torch.Tensor) and moment.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter, dtype=moment.dtype).copy_(moment).detach()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmdiff.errors import InputError, RecipeError
 from mmdiff.training.data import step_seed
 from mmdiff.training.ema import EMA
-from mmdiff.training.optim import Part, split_parameters
+from mmdiff.training.optim import Part, load_moments, split_parameters
 
 
 def make_accelerator(device: str | None, precision: str) -> Accelerator:
@@ -211,7 +211,7 @@ class Updater:
 
     def load(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state` gave."""
-        self._optimizer.load_state_dict(state["optimizer"])
+        load_moments(self._optimizer, state["optimizer"])
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         self._ema.updates = state["ema_updates"]

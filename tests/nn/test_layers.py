@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mmdiff.nn import FiLM, LevelEmbedding, condense, conv, decimate, modulate, repeat, sinusoidal, stretch
+from mmdiff.nn import FiLM, LevelEmbedding, condense, conv, decimate, modulate, sinusoidal, stretch
 
 
 @pytest.fixture
@@ -34,12 +34,12 @@ def test_dilated_convolution_equals_a_sum_of_shifted_products(rng: torch.Generat
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_repeat_equals_nearest_interpolation_and_decimate_undoes_it(dims: int, rng: torch.Generator) -> None:
+def test_decimate_undoes_nearest_interpolation(dims: int, rng: torch.Generator) -> None:
     x = torch.randn(2, 3, *(5, 4, 3)[:dims], generator=rng)
-    y = repeat(x, 3)
-    assert torch.equal(y, functional.interpolate(x, scale_factor=3.0, mode="nearest-exact"))
+    y = functional.interpolate(x, scale_factor=3.0, mode="nearest-exact")
     assert torch.equal(decimate(y, 3), x)
     assert torch.equal(decimate(y, 2), y[(..., *[slice(None, None, 2)] * dims)])
+    assert torch.equal(decimate(y, (1,) * (dims - 1) + (3,)), y[..., ::3])
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -52,6 +52,11 @@ def test_stretch_and_condense_interpolate_between_centres(dims: int, factor: int
     torch.testing.assert_close(stretch(ramp(4), factor)[0, 0].flatten()[: 4 * factor], new.clamp(0, old[-1]))
     middle = torch.arange(4.0) * factor + (factor - 1) / 2
     torch.testing.assert_close(condense(ramp(4 * factor), factor)[0, 0].flatten()[:4], middle)
+    lasting = (1,) * (dims - 1) + (factor,)
+    torch.testing.assert_close(
+        stretch(ramp(4), lasting)[..., 0, :].flatten()[: 4 * factor],
+        stretch(ramp(4), factor).flatten()[: 4 * factor],
+    )
 
 
 def test_sinusoidal_against_numpy() -> None:

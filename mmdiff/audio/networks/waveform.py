@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -65,12 +63,6 @@ class WaveformNetwork(nn.Module, ABC):
     def prepared_bytes(self, batch: int, frames: int) -> int:
         """Memory that the result of :meth:`prepare` takes, beyond the spectrogram itself."""
         return 0
-
-    def precision(self, device: torch.device) -> AbstractContextManager[object]:
-        """Context in which convolutions take :attr:`compute_dtype`, where it is set and no gradient is wanted."""
-        if self.compute_dtype is None or torch.is_grad_enabled():
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, dtype=self.compute_dtype)
 
     def check_inputs(self, x: Tensor, level: Tensor, mel: Tensor | None) -> None:
         """Compare the shapes of a call's arguments.

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.errors import InputError
-from mmdiff.nn import FiLM, condense, conv, decimate, modulate, repeat, stretch
+from mmdiff.nn import FiLM, LineConv, as_line, condense, conv, decimate, keep_as_lines, modulate, stretch
 from mmdiff.registry import register
 
 WIDE = (1, 2, 4, 8)
@@ -28,7 +29,7 @@ class UpBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.factor = factor
-        self.enlarge = stretch if linear else repeat
+        self.linear = linear
         self.slope = slope
         self.shortcut = (
             nn.Identity() if inputs == outputs and factor == 1 else _orthogonal(conv(1, inputs, outputs, 1))
@@ -39,17 +40,24 @@ class UpBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """Map ``(B, inputs, L)`` to ``(B, outputs, L * factor)``; shift and scale have the latter shape."""
+        """Map a line of ``inputs`` channels to one of ``outputs``, ``factor`` times as long, as shift and scale are."""
         # A 1-tap convolution and an interpolation commute: do the convolution at the lower rate.
-        shortcut = self.enlarge(self.shortcut(x), self.factor)
-        h = self.convs[0](self.enlarge(functional.leaky_relu(x, self.slope), self.factor))
-        y = shortcut + self.convs[1](self._modulated(h, shift, scale))
+        shortcut, h = self.shortcut(x), functional.leaky_relu(x, self.slope)
+        first = cast("LineConv", self.convs[0])
+        h = first(stretch(h, (1, self.factor))) if self.linear else first.of_repeated(h, self.factor)
+        y = self._raised(shortcut, self.convs[1](self._modulated(h, shift, scale)))
         h = self.convs[2](self._modulated(y, shift, scale))
-        out: Tensor = y + self.convs[3](self._modulated(h, shift, scale))
+        out: Tensor = self.convs[3](self._modulated(h, shift, scale)).add_(y)
         return out
 
+    def _raised(self, low: Tensor, y: Tensor) -> Tensor:
+        """Add to y what has a value for every ``factor`` places of it."""
+        if self.linear:
+            return y.add_(stretch(low, (1, self.factor)))
+        return (y.unflatten(3, (-1, self.factor)) + low[..., None]).flatten(3)
+
     def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return functional.leaky_relu(modulate(x, shift, scale), self.slope)
+        return functional.leaky_relu(modulate(x, shift, scale), self.slope, inplace=True)
 
 
 class DownBlock(nn.Module):
@@ -76,12 +84,14 @@ class DownBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, inputs, L)`` to ``(B, outputs, L / factor)``."""
-        shortcut: Tensor = self.shortcut(self.reduce(x, self.factor))  # a 1-tap convolution with a stride
-        x = x if self.strided else self.reduce(x, self.factor)
-        for layer in self.convs:
-            x = layer(functional.leaky_relu(x, self.slope))
-        return shortcut + x
+        """Map a line ``(B, inputs, 1, L)`` to ``(B, outputs, 1, L / factor)``."""
+        shortcut: Tensor = self.shortcut(
+            self.reduce(x, (1, self.factor))
+        )  # a 1-tap convolution with a stride
+        x = x if self.strided else self.reduce(x, (1, self.factor))
+        for n, layer in enumerate(self.convs):
+            x = layer(functional.leaky_relu(x, self.slope, inplace=n > 0))
+        return x.add_(shortcut)
 
 
 @register
@@ -187,6 +197,7 @@ class WaveGrad(WaveformNetwork):
                 self.up.append(UpBlock(width, channels, factor if n == 0 else 1, taps, linear, slope))
                 width = channels
         self.out = _orthogonal(conv(1, width, 1, 3))
+        keep_as_lines(self)
 
     @property
     def reach(self) -> int:
@@ -233,22 +244,22 @@ class WaveGrad(WaveformNetwork):
             The shapes do not fit together.
         """
         self.check_inputs(x, level, mel)
-        with self.precision(x.device):
-            return self._evaluate(x, level, mel).to(x.dtype)
+        dtype = x.dtype if self.compute_dtype is None or torch.is_grad_enabled() else self.compute_dtype
+        return self._evaluate(x.to(dtype), level, mel.to(dtype)).to(x.dtype)
 
     def _evaluate(self, x: Tensor, level: Tensor, mel: Tensor) -> Tensor:
-        x = self.wave_in(x)
+        x = self.wave_in(as_line(x))
         steering = [self.film[0](x, level)]
         for n, down in enumerate(self.down, start=1):
             x = down(x)
             if n % self.down_repeats == 0:
                 steering.append(self.film[n // self.down_repeats](x, level))
-        h = self.mel_in(mel)
+        h = self.mel_in(as_line(mel))
         for n, up in enumerate(self.up):
             # A level's shift and scale are large, and used up by its last block: let them go then.
             shift, scale = steering[-1] if (n + 1) % self.up_repeats else steering.pop()
             h = up(h, shift, scale)
-        eps: Tensor = self.out(h)
+        eps: Tensor = self.out(h)[:, :, 0]
         return eps
 
 
