@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmdiff.training import Trainer, load_weights
+from mmdiff.video.captions import learn_vocabulary
 from mmdiff.video.data import collate_clips
 from mmdiff.video.digits import MovingDigits
 from mmdiff.video.tasks import ClipTask
@@ -46,6 +48,13 @@ class Stage:
     rate: float = 1.5e-3
     schedule: str = "constant"
     noise: tuple[float, float] = (0.5, 1.3)
+
+
+@functools.lru_cache(maxsize=4)
+def digit_vocabulary(pairs: float, variety: float) -> tuple[str, ...]:
+    """Word pieces of the captions of 4000 clips, which take a second to draw; for the arguments see `MovingDigits`."""
+    examples = MovingDigits(frames=2, pairs=pairs, variety=variety)
+    return learn_vocabulary(examples[n]["caption"] for n in range(4000))
 
 
 def digit_clips(stage: Stage, seed: int, digits: dict[str, Any]) -> MovingDigits:

@@ -23,10 +23,9 @@ from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.hub import save_model
-from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
+from mmdiff.video.captions import CaptionEncoder
 from mmdiff.video.conditioning import ConditionedNetwork
-from mmdiff.video.digit_stages import Stage, train_stages
-from mmdiff.video.digits import MovingDigits
+from mmdiff.video.digit_stages import Stage, digit_vocabulary, train_stages
 from mmdiff.video.model import ClipModel
 from mmdiff.video.tasks import ClipTask
 from mmdiff.video.unet import SpaceTimeUNet
@@ -96,15 +95,13 @@ def main(
     """
     torch.manual_seed(seed)
     digits = {"size": size, "pairs": pairs, "variety": variety}
-    examples = MovingDigits(frames=2, **digits)
-    vocabulary = learn_vocabulary(examples[n]["caption"] for n in range(4000))
     span = frames - 1
     langevin = process == "langevin"
     mixed = langevin and prediction == "v"
     network = SpaceTimeUNet(
         3, widths, mixing=mixing, patch=patch, vector=words, tokens=words, span=span, inputs=6 if mixed else 3
     )
-    conditioned = ConditionedNetwork(network, (CaptionEncoder(vocabulary, words),))
+    conditioned = ConditionedNetwork(network, (CaptionEncoder(digit_vocabulary(pairs, variety), words),))
     # Mean and deviation of the pixels of such clips, most of which are black.
     pixels = {"size": (size, size), "mean": -0.9, "std": 0.37}
     model = ClipModel(

@@ -31,10 +31,10 @@ from mmdiff.latent.joint import JointTask
 from mmdiff.latent.tasks import AutoencoderTask, autoencoder_validation
 from mmdiff.nn import StepCritic
 from mmdiff.training import Part, Trainer, load_weights
-from mmdiff.video.captions import CaptionEncoder, learn_vocabulary
+from mmdiff.video.captions import CaptionEncoder
 from mmdiff.video.conditioning import ConditionedNetwork
 from mmdiff.video.data import collate_clips
-from mmdiff.video.digit_stages import Stage, digit_clips, train_stages
+from mmdiff.video.digit_stages import Stage, digit_clips, digit_vocabulary, train_stages
 from mmdiff.video.digits import MovingDigits
 from mmdiff.video.model import ClipModel
 from mmdiff.video.tasks import ClipTask
@@ -138,10 +138,8 @@ def main(
         deviation=deviation,
     )
     # Both networks are built before either is trained: a run that is resumed has trained none.
-    examples = MovingDigits(frames=2, **digits)
-    vocabulary = learn_vocabulary(examples[n]["caption"] for n in range(4000))
     network = SpaceTimeUNet(latents, widths, mixing=mixing, vector=words, tokens=words, span=frames - 1)
-    conditioned = ConditionedNetwork(network, (CaptionEncoder(vocabulary, words),))
+    conditioned = ConditionedNetwork(network, (CaptionEncoder(digit_vocabulary(pairs, variety), words),))
 
     set_compute_dtype(autoencoder, compute)
     autoencoder.to(memory_format=torch.channels_last_3d)
