@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmdiff.errors import InputError
 from mmdiff.latent.autoencoder import crop
 from mmdiff.latent.cross_entropy import CrossEntropy
+from mmdiff.latent.spectral import SpectralPenalty
 
 
 class JointTask(nn.Module):
@@ -39,6 +40,9 @@ class JointTask(nn.Module):
         :class:`~mmdiff.latent.tasks.AutoencoderTask` was trained by.
     weight : float >= 0
         Of the distance.
+    spectral : float >= 0
+        Weight of the largest singular values of the autoencoder's convolutions, which keep the encoder from moving
+        latents far for small changes of data; see :class:`~mmdiff.latent.spectral.SpectralPenalty`.
 
     Raises
     ------
@@ -59,13 +63,17 @@ class JointTask(nn.Module):
         kl: float = 1.0,
         distance: Callable[[Tensor, Tensor], Tensor] | None = None,
         weight: float = 1.0,
+        spectral: float = 0.0,
     ) -> None:
         super().__init__()
-        if not kl > 0 or weight < 0:
-            raise InputError(f"kl={kl} must be positive, 1 gives the bound, and weight={weight} not negative")
+        if not kl > 0 or min(weight, spectral) < 0:
+            raise InputError(
+                f"kl={kl} must be positive; 1 gives the bound, weight={weight} and spectral={spectral} not negative"
+            )
         self.autoencoder, self.denoiser = autoencoder, denoiser
         self.cross_entropy, self.read, self.kl = cross_entropy, read, kl
-        self.distance, self.weight = distance, weight
+        self.distance, self.weight, self.spectral = distance, weight, spectral
+        self.penalty = SpectralPenalty(autoencoder) if spectral else None
 
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch in nats: of each element of data "likelihood", "divergence" and "bound", and "prior".
@@ -89,5 +97,8 @@ class JointTask(nn.Module):
         if self.distance is not None:
             losses["distance"] = self.distance(decoded, x)
             total = total + self.weight * losses["distance"]
+        if self.penalty is not None:
+            losses["spectral"] = self.penalty(self.autoencoder)
+            total = total + self.spectral * losses["spectral"]
         told = {name: value.detach() for name, value in {**losses, "prior": prior}.items()}
         return {"loss": total, **told}

@@ -14,6 +14,7 @@ from torch.utils.data import default_collate
 from mmdiff.errors import InputError
 from mmdiff.latent.autoencoder import Autoencoder, crop
 from mmdiff.latent.posterior import Posterior
+from mmdiff.latent.spectral import SpectralPenalty
 from mmdiff.training import Validation
 from mmdiff.training.adversarial import critic_hinge, frozen, generator_hinge
 from mmdiff.training.data import IndexedData
@@ -49,6 +50,8 @@ class AutoencoderTask(nn.Module):
         What the critic says; default: :func:`judged_beside_coarse`, for a :class:`~mmdiff.nn.StepCritic`.
     adversarial : float >= 0
         Weight of what the critic says of the decoded.
+    spectral : float >= 0
+        Weight of the convolutions' largest singular values, see :class:`~mmdiff.latent.spectral.SpectralPenalty`.
 
     Raises
     ------
@@ -66,13 +69,17 @@ class AutoencoderTask(nn.Module):
         critic: nn.Module | None = None,
         judge: Judge | None = None,
         adversarial: float = 0.1,
+        spectral: float = 0.0,
     ) -> None:
         super().__init__()
-        if min(kl, weight, adversarial) < 0:
-            raise InputError(f"kl={kl}, weight={weight} and adversarial={adversarial} must not be negative")
+        if min(kl, weight, adversarial, spectral) < 0:
+            raise InputError(
+                f"kl={kl}, weight={weight}, adversarial={adversarial} and spectral={spectral} must not be negative"
+            )
         self.autoencoder, self.read = autoencoder, read
         self.kl, self.weight, self.adversarial = kl, weight, adversarial
-        self.distance, self.critic = distance, critic
+        self.distance, self.critic, self.spectral = distance, critic, spectral
+        self.penalty = SpectralPenalty(autoencoder) if spectral else None
         self.judge: Judge = judge or judged_beside_coarse(autoencoder)
 
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
@@ -89,6 +96,9 @@ class AutoencoderTask(nn.Module):
         if self.critic is not None:
             losses["deceived"], losses["critical"] = self.judge(self.critic, decoded, x)
             total = total + self.adversarial * losses["deceived"] + losses["critical"]
+        if self.penalty is not None:
+            losses["spectral"] = self.penalty(self.autoencoder)
+            total = total + self.spectral * losses["spectral"]
         losses["error"] = (decoded - x).square().mean()
         return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
 
