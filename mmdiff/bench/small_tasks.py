@@ -103,9 +103,9 @@ class SmallTask:
         mean, std = self._scale
         return ((state * std + mean + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
-    def network(self, **told: Any) -> nn.Module:
-        """Make the network of all methods, told more where asked, such as ``vector=64``."""
-        network = SpaceTimeUNet(1, **self.network_settings, **told)
+    def network(self, channels: int = 1, **told: Any) -> nn.Module:
+        """Make the network of all methods, of other data or told more where asked, such as ``vector=64``."""
+        network = SpaceTimeUNet(channels, **{**self.network_settings, **told})
         return network if len(self.shape) == 4 else OnePicture(network)
 
     def critic(self) -> StepCritic:

@@ -28,13 +28,17 @@ from mmdiff.diffusion.adversarial import with_latents
 from mmdiff.diffusion.building import build_denoiser, build_objective, usual_grid
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid
-from mmdiff.diffusion.importance import time_of_noise
+from mmdiff.diffusion.importance import Importance, time_of_noise
 from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.likelihood_ode import ode_likelihood
+from mmdiff.diffusion.mixed_denoiser import MixedDenoiser
 from mmdiff.diffusion.samplers import SAMPLERS, sample
 from mmdiff.diffusion.schedules import BetaTable, CosineVP, LinearFlow, Schedule, vp_betas
 from mmdiff.errors import InputError, RecipeError
 from mmdiff.latent.autoencoder import Autoencoder
+from mmdiff.latent.cross_entropy import CrossEntropy
+from mmdiff.latent.joint import JointTask
+from mmdiff.latent.likelihood import by_ode, pair_bound
 from mmdiff.latent.tasks import AutoencoderTask
 from mmdiff.nn import LatentNetwork
 from mmdiff.training import Part
@@ -42,18 +46,24 @@ from mmdiff.training.denoising import DenoisingTask
 from mmdiff.training.denoising_gan import DenoisingGAN
 
 LATENTS = 64  # random numbers of generators and of the VAE
+CODES = 4  # latents of LSGM for each cell of pixels
 LEAST_NOISE = 0.02  # σ/α where likelihoods end: about a step of the pixels
 
 
 def sampled(
-    task: SmallTask, denoiser: Denoiser, sampler: str, steps: int, grid: str = "uniform", latents: int = 0
+    item: tuple[int, ...],
+    denoiser: Denoiser,
+    sampler: str,
+    steps: int,
+    grid: str = "uniform",
+    latents: int = 0,
 ) -> Draw:
-    """Run a sampler of the library."""
+    """Run a sampler of the library for items of a shape."""
 
     @torch.no_grad()
     def make(count: int, generator: torch.Generator) -> Tensor:
         denoise = with_latents(denoiser, latents, generator) if latents else denoiser
-        shape, schedule = (count, *task.shape), denoiser.schedule
+        shape, schedule = (count, *item), denoiser.schedule
         return sample(
             denoise, shape, schedule=schedule, sampler=sampler, steps=steps, grid=grid, generator=generator
         )
@@ -64,7 +74,7 @@ def sampled(
 def denoised(task: SmallTask, schedule: Schedule, prediction: str, **samplers: tuple) -> Method:
     """Make a method of a schedule and what the network says; samplers by name."""
     denoiser = build_denoiser(task.network(), schedule, prediction, "log_snr")
-    draws = {name: sampled(task, denoiser, *how) for name, how in samplers.items()}
+    draws = {name: sampled(task.shape, denoiser, *how) for name, how in samplers.items()}
     bits = partial(flow_bits, task, denoiser)
     return Method(DenoisingTask(denoiser, build_objective(schedule, target=prediction)), draws, bits)
 
@@ -119,7 +129,7 @@ def _game(task: SmallTask, schedule: Schedule, critic: nn.Module, name: str, ste
     denoiser = build_denoiser(network, schedule, "x0", "log_snr")
     grid = make_grid("uniform", schedule, steps)
     game = DenoisingGAN(denoiser, critic, schedule, grid, latents=LATENTS)
-    draws = {name: sampled(task, denoiser, "ddpm", steps, latents=LATENTS)}
+    draws = {name: sampled(task.shape, denoiser, "ddpm", steps, latents=LATENTS)}
     return Method(game, draws, rate=5e-4, betas=(0.5, 0.9), parts={"critic": Part(5e-4, (0.5, 0.9))})
 
 
@@ -154,10 +164,40 @@ def vae(task: SmallTask) -> Method:
     return Method(AutoencoderTask(autoencoder, nn.Identity()), {"decoder": Draw(1, make)}, bits)
 
 
+def lsgm(task: SmallTask) -> Method:
+    """Learn latents, and a diffusion of these in the place of their prior, together from the beginning.
+
+    The network that others show cells of pixels is shown a place of latents for each.
+    """
+    cell, still = task.network_settings["patch"], (1,) * (len(task.shape) - 3)
+    autoencoder = Autoencoder(
+        len(task.shape) - 1, 1, CODES, widths=(48,), factors=((*still, cell, cell),), kernel=(*still, 3, 3)
+    )
+    nn.init.constant_(autoencoder.log_deviation, math.log(0.2))  # from 1 it would take minutes to come here
+    schedule, network = CosineVP(), task.network(CODES, patch=1)
+    denoiser = MixedDenoiser(network, schedule, CODES, "v", "log_snr")
+    end = time_of_noise(schedule, LEAST_NOISE)
+    item = (CODES, *(n // f for n, f in zip(task.shape[1:], autoencoder.factor, strict=True)))
+
+    def decoded(steps: int) -> Draw:
+        draw = sampled(item, denoiser, "dpmpp_2m", steps, "log_snr")
+        return draw._replace(make=torch.no_grad()(lambda *how: autoencoder.decode(draw.make(*how))))
+
+    @torch.no_grad()
+    def bits(x: Tensor, generator: torch.Generator) -> Tensor:
+        prior = by_ode(denoiser, schedule, steps=12, t_min=end)
+        return pair_bound(autoencoder, prior, x, quantised=task.quantised, generator=generator).total
+
+    both = JointTask(autoencoder, denoiser, CrossEntropy(schedule, times=Importance(first=end)))
+    draws = {f"DPM-Solver++ {steps}": decoded(steps) for steps in (20, 10)}
+    return Method(both, draws, bits)
+
+
 METHODS: dict[str, Callable[[SmallTask], Method]] = {
     "diffusion": diffusion,
     "flow_matching": flow_matching,
     "langevin": langevin,
+    "lsgm": lsgm,
     "denoising_gan": denoising_gan,
     "vae": vae,
     "gan": gan,
