@@ -21,6 +21,17 @@ from mmdiff.hub import save_model
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Spread the whole suite over the processor's cores; single files of it run here and start at once."""
+    option = config.option
+    whole = config.args == ["tests"] and "PYTEST_XDIST_WORKER" not in os.environ and not option.usepdb
+    if whole and getattr(option, "numprocesses", 0) is None:
+        cores = min(4, os.cpu_count() or 1)  # each takes two gigabytes
+        option.numprocesses, option.dist = cores, "worksteal"
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test's threads would wait for another's
+
+
 @dataclass
 class Outcome:
     status: int
