@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmdiff.errors import InputError
 from mmdiff.latent.autoencoder import crop
 from mmdiff.latent.cross_entropy import CrossEntropy
-from mmdiff.latent.spectral import SpectralPenalty
+from mmdiff.latent.tasks import Additions
 
 
 class JointTask(nn.Module):
@@ -35,14 +35,9 @@ class JointTask(nn.Module):
         default the batch is x.
     kl : float > 0, default 1
         Weight of the latents' divergence; 1 is the bound.
-    distance : callable, optional
-        ``distance(decoded, x) -> scalar``, such as one of spectra: what else an
-        :class:`~mmdiff.latent.tasks.AutoencoderTask` was trained by.
-    weight : float >= 0
-        Of the distance.
-    spectral : float >= 0
-        Weight of the largest singular values of the autoencoder's convolutions, which keep the encoder from moving
-        latents far for small changes of data; see :class:`~mmdiff.latent.spectral.SpectralPenalty`.
+    distance, weight, spectral
+        As for :class:`~mmdiff.latent.tasks.AutoencoderTask`, what else it was trained by. Small singular values keep
+        the encoder from moving latents far for small changes of data.
 
     Raises
     ------
@@ -72,8 +67,7 @@ class JointTask(nn.Module):
             )
         self.autoencoder, self.denoiser = autoencoder, denoiser
         self.cross_entropy, self.read, self.kl = cross_entropy, read, kl
-        self.distance, self.weight, self.spectral = distance, weight, spectral
-        self.penalty = SpectralPenalty(autoencoder) if spectral else None
+        self.added = Additions(autoencoder, distance, weight, spectral)
 
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch in nats: of each element of data "likelihood", "divergence" and "bound", and "prior".
@@ -94,11 +88,6 @@ class JointTask(nn.Module):
         divergence = (entropy - posterior.entropy()).mean() / size
         losses = {"likelihood": likelihood, "divergence": divergence, "bound": likelihood + divergence}
         total = likelihood + self.kl * divergence + prior
-        if self.distance is not None:
-            losses["distance"] = self.distance(decoded, x)
-            total = total + self.weight * losses["distance"]
-        if self.penalty is not None:
-            losses["spectral"] = self.penalty(self.autoencoder)
-            total = total + self.spectral * losses["spectral"]
+        total = total + self.added(self.autoencoder, decoded, x, losses)
         told = {name: value.detach() for name, value in {**losses, "prior": prior}.items()}
         return {"loss": total, **told}

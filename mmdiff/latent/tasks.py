@@ -25,6 +25,45 @@ Judge = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]
 _POOLS = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
 
+class Additions(nn.Module):
+    """What is asked of an autoencoder beside its bound: a small distance, and small singular values.
+
+    Parameters
+    ----------
+    autoencoder : nn.Module
+    distance : callable, optional
+        ``distance(decoded, x) -> scalar``, such as one of spectra.
+    weight : float >= 0
+        Of the distance.
+    spectral : float >= 0
+        Weight of the convolutions' largest singular values, see :class:`~mmdiff.latent.spectral.SpectralPenalty`.
+    """
+
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        distance: Callable[[Tensor, Tensor], Tensor] | None,
+        weight: float,
+        spectral: float,
+    ) -> None:
+        super().__init__()
+        self.distance, self.weight, self.spectral = distance, weight, spectral
+        self.penalty = SpectralPenalty(autoencoder) if spectral else None
+
+    def forward(
+        self, autoencoder: nn.Module, decoded: Tensor, x: Tensor, losses: dict[str, Tensor]
+    ) -> Tensor:
+        """Note each value among the losses; return their weighted sum."""
+        total = decoded.new_zeros(())
+        if self.distance is not None:
+            losses["distance"] = self.distance(decoded, x)
+            total = total + self.weight * losses["distance"]
+        if self.penalty is not None:
+            losses["spectral"] = self.penalty(autoencoder)
+            total = total + self.spectral * losses["spectral"]
+        return total
+
+
 class AutoencoderTask(nn.Module):
     """Train an :class:`Autoencoder` by its evidence bound, in nats for each element of data.
 
@@ -77,9 +116,8 @@ class AutoencoderTask(nn.Module):
                 f"kl={kl}, weight={weight}, adversarial={adversarial} and spectral={spectral} must not be negative"
             )
         self.autoencoder, self.read = autoencoder, read
-        self.kl, self.weight, self.adversarial = kl, weight, adversarial
-        self.distance, self.critic, self.spectral = distance, critic, spectral
-        self.penalty = SpectralPenalty(autoencoder) if spectral else None
+        self.kl, self.adversarial, self.critic = kl, adversarial, critic
+        self.added = Additions(autoencoder, distance, weight, spectral)
         self.judge: Judge = judge or judged_beside_coarse(autoencoder)
 
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
@@ -89,16 +127,10 @@ class AutoencoderTask(nn.Module):
         decoded = crop(self.autoencoder.decode(posterior.sample(generator)), x.shape[2:])
         likelihood, divergence = self._terms(x, posterior, decoded)
         losses = {"likelihood": likelihood, "divergence": divergence}
-        total = likelihood + self.kl * divergence
-        if self.distance is not None:
-            losses["distance"] = self.distance(decoded, x)
-            total = total + self.weight * losses["distance"]
+        total = likelihood + self.kl * divergence + self.added(self.autoencoder, decoded, x, losses)
         if self.critic is not None:
             losses["deceived"], losses["critical"] = self.judge(self.critic, decoded, x)
             total = total + self.adversarial * losses["deceived"] + losses["critical"]
-        if self.penalty is not None:
-            losses["spectral"] = self.penalty(self.autoencoder)
-            total = total + self.spectral * losses["spectral"]
         losses["error"] = (decoded - x).square().mean()
         return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
 

@@ -127,7 +127,7 @@ def test_joint_training_resumes_exactly(tmp_path: Path) -> None:
 def test_a_distance_adds_to_what_the_autoencoder_lowers() -> None:
     x, far = torch.stack([Waves()[n] for n in range(3)]), lambda decoded, x: (decoded - x).abs().mean()
     plain, other = make_task(), make_task()
-    other.distance, other.weight = far, 0.3
+    other.added.distance, other.added.weight = far, 0.3
     losses, more = (task(x, torch.Generator().manual_seed(1)) for task in (plain, other))
     assert more["distance"] > 0
     torch.testing.assert_close(more["loss"], losses["loss"] + 0.3 * more["distance"])

@@ -65,5 +65,5 @@ def test_tasks_add_it_to_their_loss() -> None:
     first, second = (task(x, torch.Generator().manual_seed(1)) for task in (plain, priced))
     expected = first["loss"] + 0.1 * _after(network(), 1)
     torch.testing.assert_close(second["loss"], expected)
-    assert any(name.startswith("penalty") for name in priced.state_dict())
-    assert not any(name.startswith("penalty") for name in plain.state_dict())
+    assert any(name.startswith("added.penalty") for name in priced.state_dict())
+    assert not any(name.startswith("added.penalty") for name in plain.state_dict())
