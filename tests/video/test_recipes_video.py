@@ -135,7 +135,8 @@ def test_folder_recipe_trains_on_given_videos_and_leaves_their_folder_alone(name
         (tmp_path / "mine" / f"digits-{n:04d}.txt").write_text("a zebra asleep")
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in Path("mine").iterdir()}
     settings = {"run_dir": "run", "cache": "cache", "conditions": "[caption]", "stills_steps": 0, "steps": 1,
-                "batch_size": 1, "widths": "[16, 32]", "mixing": "[shift, tokens]"}  # fmt: skip
+                "batch_size": 1, "frames": 4, "sampler_steps": 2, "widths": "[16, 32]", "mixing": "[shift, tokens]",
+                "embedding": 32, "words": 32}  # fmt: skip
     given = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     run_recipe(name, ["--data", "mine", *given])
     assert {
