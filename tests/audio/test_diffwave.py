@@ -297,3 +297,21 @@ def test_inputs_that_do_not_fit_are_named(kind: str, change: Any, message: str, 
 def test_arguments_that_do_not_fit_are_named(change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(change))):
         DiffWave(**change)
+
+
+def test_neighbours_side_by_side_are_not_kept_for_the_gradient(rng: torch.Generator) -> None:
+    net = tiny("mel", rng)
+    given = inputs(net, rng)
+    joined, kept = 3 * 6 + 5, []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
+        net(**given).sum().backward()
+    assert kept
+    assert not [shape for shape in kept if shape[-1] == joined and shape.numel() > 2 * 6 * joined]
+
+
+def test_gradients_do_not_depend_on_how_far_neighbours_are(rng: torch.Generator) -> None:
+    net = DiffWave(n_mels=0, channels=2, layers=3, cycle=3, step_width=4).double()  # dilations 1, 2 and 4
+    lmnt.randomise(net, rng)
+    for length in (1, 2, 3, 5):
+        x = torch.randn(1, 1, length, generator=rng, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda x: net(x, torch.ones(1, dtype=torch.float64)), (x,))

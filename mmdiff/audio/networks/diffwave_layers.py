@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,15 +128,13 @@ class ResidualLayer(nn.Module):
         -------
         onward, skip : Tensor, shape (B, L, C)
         """
-        y, reach = x + self.step(step)[:, None], self.dilation
-        padded = functional.pad(y, (0, 0, reach, reach))
-        inputs, weights = [padded[:, : -2 * reach], y, padded[:, 2 * reach :]], [self.taps]
+        y = x + self.step(step)[:, None]
         bias = None if prepared else self.dilated.bias
         if self.mel is not None and local is not None and not prepared:
-            inputs.append(local.to(y.dtype))
-            weights.append(self.mel.weight[..., 0])
-            bias = bias + self.mel.bias  # type: ignore[operator]
-        z = functional.linear(torch.cat(inputs, 2), torch.cat(weights, 1), bias)
+            weight, bias = torch.cat((self.taps, self.mel.weight[..., 0]), 1), bias + self.mel.bias  # type: ignore[operator]
+            z = _product(y, local.to(y.dtype), weight, bias, self.dilation)
+        else:
+            z = _product(y, None, self.taps, bias, self.dilation)
         if prepared and local is not None:
             z = z + local
         if self.label is not None:
@@ -177,6 +176,56 @@ def run_layers(
         own = local[:, n] if prepared and local is not None else local
         x, skip = layer(x, step, own, label, prepared)
         total = total + skip.to(total.dtype)
+    return total
+
+
+def _product(y: Tensor, local: Tensor | None, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """Multiply three neighbours, and the spectrogram, side by side with weights (outputs, 3C + n_mels)."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return functional.linear(torch.cat(_parts(y, local, dilation), 2), weight, bias)
+    product: Tensor = _Product.apply(y, local, weight, bias, dilation)
+    return product
+
+
+class _Product(torch.autograd.Function):
+    """Its factor is four times as large as what it is made of, and therefore made again for the gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, local: Tensor | None, weight: Tensor, bias: Tensor | None, dilation: int
+    ) -> Tensor:
+        ctx.save_for_backward(y, local, weight)
+        ctx.dilation = dilation
+        return functional.linear(torch.cat(_parts(y, local, dilation), 2), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        y, local, weight = ctx.saved_tensors
+        _, to_local, to_weight, to_bias, _ = ctx.needs_input_grad
+        rows = grad.flatten(0, 1)
+        factors = _parts(y, local, ctx.dilation)
+        columns = weight.to(grad.dtype).split([part.shape[2] for part in factors], 1)
+        weights = None
+        if to_weight:
+            weights = torch.cat([rows.mT @ part.to(grad.dtype).flatten(0, 1) for part in factors], 1)
+        bias = rows.sum(0) if to_bias else None
+        left, middle, right = (grad @ column for column in columns[:3])
+        total = _summed(left, middle, right, ctx.dilation)
+        return total, grad @ columns[3] if to_local else None, weights, bias, None
+
+
+def _parts(y: Tensor, local: Tensor | None, dilation: int) -> list[Tensor]:
+    """Each place's neighbour to the left, itself, its neighbour to the right, and what the spectrogram says of it."""
+    padded = functional.pad(y, (0, 0, dilation, dilation))
+    parts = [padded[:, : -2 * dilation], y, padded[:, 2 * dilation :]]
+    return parts if local is None else [*parts, local]
+
+
+def _summed(left: Tensor, middle: Tensor, right: Tensor, dilation: int) -> Tensor:
+    """Give back to each place what :func:`_parts` took of it to three places."""
+    total, rest = middle.clone(), max(0, middle.shape[1] - dilation)
+    total[:, :rest] += left[:, dilation:]
+    total[:, dilation:] += right[:, :rest]
     return total
 
 
