@@ -55,7 +55,8 @@ class SubBandBlock(nn.Module):
             local = self.depthwise(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             scale, shift = self.modulation(level)[:, None, None].chunk(2, -1)
             local = torch.addcmul(self.band_bias + shift, F.layer_norm(local, local.shape[-1:]), 1 + scale)
-        branch = self.narrow(F.gelu(self.widen(local), approximate="tanh"))
+        # Not the approximation by tanh: on CPUs that takes four times as long, half of an evaluation.
+        branch = self.narrow(F.gelu(self.widen(local)))
         return torch.addcmul(h, self.gate, branch.to(h.dtype))
 
 
