@@ -10,7 +10,17 @@ from typing import Any
 import mmdiff
 from mmdiff.commands.report import say, say_json
 
-PACKAGES = ("torch", "torchaudio", "accelerate", "librosa", "soundfile", "av", "pesq", "pystoi", "pocketsphinx")
+PACKAGES = (
+    "torch",
+    "torchaudio",
+    "accelerate",
+    "librosa",
+    "soundfile",
+    "av",
+    "pesq",
+    "pystoi",
+    "pocketsphinx",
+)
 
 
 def info(*, json: bool = False) -> None:

@@ -14,6 +14,7 @@ Run it with one of
     mmdiff run spectral_vocoder.tiny                     # seconds; shows that everything works
     mmdiff run spectral_vocoder --fetch true             # the shipped vocoder-16k, on Debian's free speech
     mmdiff run spectral_vocoder.continued                # go on training what is shipped
+    mmdiff run spectral_vocoder.deeper                   # the same with half as many blocks again
     mmdiff run spectral_vocoder.unseen                   # the same with two speakers held out
     mmdiff run spectral_vocoder.ljspeech --data LJSpeech-1.1
     mmdiff run spectral_vocoder --resume true            # go on after an interruption
@@ -32,6 +33,7 @@ from mmdiff.audio.datasets.layouts import Clip, find_train_valid
 from mmdiff.audio.evaluation.validation import vocoder_validation
 from mmdiff.audio.magnitude import MagnitudeNet
 from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.networks.spectral import deepened
 from mmdiff.audio.phase import PhaseNet
 from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stft import Stft
@@ -95,7 +97,8 @@ def main(
         leave_out: Speakers whose recordings are neither trained nor validated on.
         fetch: Build ``data`` from Debian's free speech packages first (54 MB, needs apt-get).
         init: Model to go on from, instead of the first training: a folder, a shipped name or a hub id. Its networks
-            and STFT must be as large as asked for here.
+            and STFT must be as large as asked for here, or its networks less deep: further blocks begin by changing
+            nothing.
         resume: Go on from the newest checkpoints in ``run_dir``.
         sample_rate: Rate of the model in Hz.
         n_fft: Window of the model's STFT in samples.
@@ -142,7 +145,8 @@ def main(
     magnitude = MagnitudeNet(stft, **network)
     vocoder = SpectralVocoder(stft, mel, magnitude, phase, iterations, final_steps, corrections)
     if init:
-        assign_tensors(vocoder, named_tensors(load_model(init)), source=init)
+        tensors = deepened(named_tensors(vocoder), named_tensors(load_model(init)))
+        assign_tensors(vocoder, tensors, source=init)
     set_compute_dtype(vocoder, pick_compute_dtype(pick_device(device), dtype))
 
     train, valid = (without_speakers(clips, leave_out) for clips in find_train_valid(data, layout))

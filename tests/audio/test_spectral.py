@@ -10,6 +10,7 @@ from mmdiff.audio.evaluation.baselines import without_network
 from mmdiff.audio.magnitude import MagnitudeNet
 from mmdiff.audio.mel import preset
 from mmdiff.audio.mel.variety import random_mel_spec
+from mmdiff.audio.networks.spectral import deepened
 from mmdiff.audio.noise import frame_noise
 from mmdiff.audio.phase import PhaseNet
 from mmdiff.audio.spectral import SpectralVocoder
@@ -19,6 +20,7 @@ from mmdiff.audio.vocoder import Vocoder
 from mmdiff.errors import InputError
 from mmdiff.registry import from_config, to_config
 from mmdiff.training.adversarial import critic_hinge
+from mmdiff.weights import assign_tensors, named_tensors
 
 STFT = Stft()
 MEL = preset("mmdiff-16k")
@@ -184,6 +186,20 @@ def test_an_adversarial_task_keeps_the_players_apart():
     ):
         torch.testing.assert_close(parameter.grad, grad, atol=1e-5, rtol=1e-3)
     assert all(p.grad is not None for p in model.phase.parameters())
+
+
+def test_a_deeper_model_begins_as_the_one_that_it_goes_on_from():
+    model = small_model().denoiser.network
+    deeper = MagnitudeNet(STFT, channels=16, depth=3)
+    assign_tensors(deeper, deepened(named_tensors(deeper), named_tensors(model)), source="model")
+    rng = torch.Generator().manual_seed(0)
+    inputs = [
+        torch.rand(size, generator=rng)
+        for size in ((2, 1, 5, STFT.bins - 1), (2,), (2, 5, STFT.bins), (2, 5, 80))
+    ]
+    assert torch.equal(deeper(*inputs), model(*inputs))
+    deeper(*inputs).square().sum().backward()
+    assert deeper.network.blocks[2].gate.grad.abs().min() > 0
 
 
 def test_models_survive_their_config():

@@ -7,6 +7,7 @@ all of them; a learned bias per band and a pooled view of the whole spectrum tel
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -162,6 +163,17 @@ class SubBandNet(nn.Module):
     def _precision(self, device: torch.device) -> torch.autocast:
         dtype = self.compute_dtype or torch.bfloat16
         return torch.autocast(device.type, dtype=dtype, enabled=self.compute_dtype is not None)
+
+
+def deepened(deeper: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add to a model's tensors, by name, the blocks that a deeper one has beyond them, closed by gates of 0.
+
+    The deeper model then computes what the other does, and learns from there (Bachlechner et al. 2021,
+    arXiv:2003.04887, begin all blocks so).
+    """
+    new = {name: tensor for name, tensor in deeper.items() if ".blocks." in name and name not in tensors}
+    closed = {name: torch.zeros_like(tensor) for name, tensor in new.items() if name.endswith(".gate")}
+    return {**tensors, **new, **closed}
 
 
 def _fourier(level: Tensor, frequencies: int = 32, highest: float = 200.0) -> Tensor:
