@@ -17,7 +17,6 @@ from mmdiff.audio.sound_model import SoundMaker, checked_labels
 from mmdiff.diffusion.building import build_denoiser, build_objective, usual_grid, usual_sampler, usual_times
 from mmdiff.diffusion.conditions import drop_condition
 from mmdiff.diffusion.grids import make_grid
-from mmdiff.diffusion.mixed_denoiser import MixedDenoiser
 from mmdiff.diffusion.samplers import sample
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.diffusion.solver_tools import DenoiserFn
@@ -70,11 +69,7 @@ class FramedSoundModel(nn.Module, SoundMaker):
             raise InputError(
                 f"seconds={seconds}, sample_rate={sample_rate} and steps={steps} must be positive"
             )
-        self.denoiser = (
-            MixedDenoiser(network, schedule, width, "v", "t", axis=-1)
-            if mixed
-            else build_denoiser(network, schedule, "v", "t")
-        )
+        self.denoiser = build_denoiser(network, schedule, "v", "t", mixed=width if mixed else 0, axis=-1)
         self.default_sampler = usual_sampler(schedule, "deis")
         self.width, self.sample_rate, self.seconds = width, sample_rate, seconds
         self.labels = checked_labels(labels, network.classes)

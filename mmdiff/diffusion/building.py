@@ -17,6 +17,7 @@ from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.hybrid_score import HybridScoreMatching
 from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.langevin_denoiser import LangevinDenoiser
+from mmdiff.diffusion.mixed_denoiser import MixedDenoiser
 from mmdiff.diffusion.objectives import Objective
 from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.diffusion.schedules import CosineVP, Levels, Schedule
@@ -35,6 +36,8 @@ def build_denoiser(
     sigma_data: float = 1.0,
     clamp: tuple[float, float] | None = None,
     dynamic_threshold: float | None = None,
+    mixed: int = 0,
+    axis: int = 1,
 ) -> Denoiser:
     """Build the denoiser that a schedule needs around a network.
 
@@ -50,6 +53,12 @@ def build_denoiser(
     noise_input, sigma_data, clamp, dynamic_threshold
         Of both.
 
+    mixed : int >= 0
+        Channels of data of which the network corrects a normal distribution, each by a share of its own; 0 for none.
+        See :class:`~mmdiff.diffusion.mixed_denoiser.MixedDenoiser`, which is of plain states.
+    axis : int
+        Where these channels are.
+
     Returns
     -------
     Denoiser
@@ -62,6 +71,8 @@ def build_denoiser(
     common: dict[str, Any] = {
         "sigma_data": sigma_data, "clamp": clamp, "dynamic_threshold": dynamic_threshold
     }  # fmt: skip
+    if mixed:
+        return MixedDenoiser(network, schedule, mixed, prediction, noise_input, axis=axis, **common)
     if not isinstance(schedule, CriticallyDamped):
         return Denoiser(network, schedule, prediction, noise_input, **common)
     prediction = "edm" if prediction == "v" else prediction

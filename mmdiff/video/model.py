@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmdiff.diffusion.building import build_denoiser, usual_sampler
 from mmdiff.diffusion.grids import make_grid
-from mmdiff.diffusion.mixed_denoiser import MixedDenoiser
 from mmdiff.diffusion.schedules import Schedule
 from mmdiff.errors import InputError
 from mmdiff.latent.autoencoder import Autoencoder
@@ -80,12 +78,15 @@ class ClipModel(nn.Module):
     ) -> None:
         super().__init__()
         limits = ((-1 - mean) / std, (1 - mean) / std) if clamp and autoencoder is None else None
-        told: dict[str, Any] = {"clamp": limits, "dynamic_threshold": dynamic_threshold}
         diffused = channels if autoencoder is None else autoencoder.latents
-        self.denoiser = (
-            MixedDenoiser(network, schedule, diffused, prediction, noise_input, **told)
-            if mixed
-            else build_denoiser(network, schedule, prediction, noise_input, **told)
+        self.denoiser = build_denoiser(
+            network,
+            schedule,
+            prediction,
+            noise_input,
+            clamp=limits,
+            dynamic_threshold=dynamic_threshold,
+            mixed=diffused if mixed else 0,
         )
         self.channels, self.frames, self.size, self.fps = channels, frames, tuple(size), fps
         self.mean, self.std = mean, std

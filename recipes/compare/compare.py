@@ -31,7 +31,6 @@ from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.importance import Importance, time_of_noise
 from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.likelihood_ode import ode_likelihood
-from mmdiff.diffusion.mixed_denoiser import MixedDenoiser
 from mmdiff.diffusion.samplers import SAMPLERS, sample
 from mmdiff.diffusion.schedules import BetaTable, CosineVP, LinearFlow, Schedule, vp_betas
 from mmdiff.errors import InputError, RecipeError
@@ -175,7 +174,7 @@ def lsgm(task: SmallTask) -> Method:
     )
     nn.init.constant_(autoencoder.log_deviation, math.log(0.2))  # from 1 it would take minutes to come here
     schedule, network = CosineVP(), task.network(CODES, patch=1)
-    denoiser = MixedDenoiser(network, schedule, CODES, "v", "log_snr")
+    denoiser = build_denoiser(network, schedule, "v", "log_snr", mixed=CODES)
     end = time_of_noise(schedule, LEAST_NOISE)
     item = (CODES, *(n // f for n, f in zip(task.shape[1:], autoencoder.factor, strict=True)))
 

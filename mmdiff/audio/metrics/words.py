@@ -50,12 +50,13 @@ def words_heard(sound: Sound, sample_rate: int) -> list[str]:
     InputError
         The package is missing.
     """
-    # A new one each time: it remembers enough of one utterance to hear the next differently.
-    decoder = needed_package("pocketsphinx").Decoder(samprate=_RATE, cmn="batch", loglevel="FATAL")
+    package = needed_package("pocketsphinx")
     samples, _ = pair(sound, sound, sample_rate)
     if is_silent(samples):
         return []  # the recogniser may hear words in it
     wave = resample(samples, sample_rate, _RATE).clamp(-1, 1)
+    # A new one each time: it remembers enough of one utterance to hear the next differently.
+    decoder = package.Decoder(samprate=_RATE, cmn="batch", loglevel="FATAL")
     decoder.start_utt()
     decoder.process_raw((wave * 32767).round().short().numpy().tobytes(), full_utt=True)
     decoder.end_utt()
