@@ -20,6 +20,7 @@ Shared by all models
     networks, :mod:`~mmdiff.audio.checkpoints` reads those of other projects.
 Training and measuring
     :mod:`~mmdiff.audio.datasets` makes training data of recordings; ``tasks`` is what the trainer optimises of vocoders
-    and waveforms, by ``losses`` or as the generator of a ``vocoder_gan`` (the task of ``framed_sound`` is beside it).
+    and waveforms, by ``losses`` and the ``disturbance`` that is heard, or as the generator of a ``vocoder_gan`` (the
+    task of ``framed_sound`` is beside it).
     :mod:`~mmdiff.audio.evaluation` compares models with what they have to beat, by :mod:`~mmdiff.audio.metrics`.
 """

@@ -83,6 +83,8 @@ class SpectralVocoder(VocoderModel):
         self.sample_rate = stft.sample_rate
         self.denoiser = Denoiser(magnitude, LinearFlow(), prediction="edm", noise_input="t")
         self.phase = phase
+        # frames to either side that an evaluation hears
+        self.magnitude_reach, self.phase_reach = magnitude.network.reach, phase.network.reach if phase else 0
         width = magnitude.network.read_context.in_channels
         pooling = MelSpec(
             stft.sample_rate, stft.n_fft, stft.n_fft, stft.hop_length, width, f_max=stft.sample_rate / 2

@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
 WINDOW = 1024
 """Frames of a window without its margins: 16 s at 16 ms a frame."""
-REACH = 25
-"""Frames to either side that one network evaluation hears: 8 blocks of 3, and 1 for the context."""
-PHASE_MARGIN = 112
-"""Frames to either side for the phases: the network's reach, and Griffin-Lim, whose influence fades."""
+FADING = 87
+"""Frames to either side beyond which Griffin-Lim's influence has faded."""
 OVERLAPPING = 3
 """Frames to either side that share samples with one."""
 
@@ -67,12 +65,12 @@ def windowed_blocks(
     """
     frames, hop = bands.values.shape[1], model.stft.hop_length
     count, levels = count_windows(frames), model.phase_levels(steps)
-    margin = PHASE_MARGIN + (REACH + OVERLAPPING) * max(0, len(levels) - 1)
+    margin = FADING + model.phase_reach + (model.phase_reach + OVERLAPPING) * max(0, len(levels) - 1)
     turns: Tensor | None = None  # at the first frame whose phases the next window makes
     for i in range(count):
         first, last = i * WINDOW, frames if i == count - 1 else (i + 1) * WINDOW
         low, high = max(0, first - margin), min(frames, last + margin)
-        outer = REACH * steps
+        outer = model.magnitude_reach * steps
         outer_low, outer_high = max(0, low - outer), min(frames, high + outer)
         conditions = model.condition_on(bands.part(outer_low, outer_high))
         noise = temperature * magnitude_noise(model, seeds, outer_low, outer_high).to(bands.values)

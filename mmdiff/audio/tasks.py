@@ -9,7 +9,8 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from mmdiff.audio.losses import LoudnessLoss, MultiResolutionLoss
+from mmdiff.audio.disturbance import DisturbanceLoss
+from mmdiff.audio.losses import MultiResolutionLoss
 from mmdiff.audio.magnitude import Conditions
 from mmdiff.audio.mel.variety import random_mel_spec
 from mmdiff.audio.networks.critic import Critic, judged_sound
@@ -112,7 +113,7 @@ class SpectralTask(nn.Module):
     share : float in (0, 1]
         Share of the batch that the denoising loss is computed on; less where it only accompanies the other.
     hearing : float >= 0
-        Weight of the unrolled sound's :class:`LoudnessLoss`.
+        Weight of the unrolled sound's :class:`DisturbanceLoss`.
     adversarial : float >= 0
         Weight of what a critic of the unrolled sound says. The critic, the submodule ``critic``, learns beside the
         vocoder; give it its own rate as a part of the trainer.
@@ -142,7 +143,7 @@ class SpectralTask(nn.Module):
             weighting=lambda levels: 1 / edm_scalings(levels, sigma_data)[1].clamp_min(0.03),
         )
         self.distance = MultiResolutionLoss(vocoder.stft.sample_rate)
-        self.loudness = LoudnessLoss(vocoder.stft.sample_rate)
+        self.disturbance = DisturbanceLoss(vocoder.stft.sample_rate)
         self.critic = Critic(vocoder.stft.sample_rate) if adversarial else None
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -157,7 +158,7 @@ class SpectralTask(nn.Module):
             estimate = self._unroll(wave, conditions, generator)
             losses["unrolled"] = self.distance(estimate, wave)
             if self.hearing:
-                losses["hearing"] = self.loudness(estimate, wave)
+                losses["hearing"] = self.disturbance(estimate, wave)
             if self.critic is not None:
                 losses["adversarial"], losses["critical"] = judged_sound(self.critic, estimate, wave)
         weighted = [getattr(self, name, 1.0) * value for name, value in losses.items()]

@@ -59,6 +59,7 @@ def main(
     n_mels: int = 80,
     channels: int = 96,
     depth: int = 8,
+    phase_depth: int | None = None,
     bands: int = 16,
     iterations: int = 16,
     final_iterations: int = 32,
@@ -106,6 +107,7 @@ def main(
         n_mels: Bands of the model's own mel definition; any other definition is served as well.
         channels: Width of both networks.
         depth: Their number of blocks.
+        phase_depth: That of the phase network where it differs; all evaluations but those that sample are its own.
         bands: Frequency bands that share weights.
         iterations: Griffin-Lim iterations between the networks in training.
         final_iterations: The same in the finished model; more cost little and give more.
@@ -120,7 +122,7 @@ def main(
         joint_batch: Its crops per update.
         joint_rate: Its peak learning rate.
         denoising: Weight of the denoising loss in the second.
-        hearing: Weight of the loss of loudness, which is akin to PESQ.
+        hearing: Weight of the disturbance as PESQ hears it.
         unrolled_steps: Numbers of network evaluations to train the sampler for.
         adversarial_steps: Updates of the third training; 0 leaves it out.
         adversarial_rate: Its peak learning rate.
@@ -141,8 +143,8 @@ def main(
     stft = Stft(sample_rate, n_fft, hop_length)
     mel = MelSpec(sample_rate, n_fft, n_fft, hop_length, n_mels, f_max=sample_rate / 2)
     network = {"channels": channels, "depth": depth, "bands": bands}
-    phase = PhaseNet(stft, **network)
     magnitude = MagnitudeNet(stft, **network)
+    phase = PhaseNet(stft, **{**network, "depth": phase_depth or depth})
     vocoder = SpectralVocoder(stft, mel, magnitude, phase, iterations, final_steps, corrections)
     if init:
         tensors = deepened(named_tensors(vocoder), named_tensors(load_model(init)))

@@ -5,6 +5,7 @@ The classics to compare with: every network evaluation works at the full samplin
 
     mmdiff run waveform_vocoder.tiny                        # seconds; shows that everything works
     mmdiff run waveform_vocoder --fetch true                # a small DiffWave on Debian's free speech
+    mmdiff run waveform_vocoder.priorgrad                   # the same with noise as loud as the frames: PriorGrad
     mmdiff run waveform_vocoder.wavegrad --fetch true       # a small WaveGrad
     mmdiff run waveform_vocoder.langevin                    # DiffWave in critically damped Langevin diffusion
     mmdiff run waveform_vocoder.ljspeech --data LJSpeech-1.1
@@ -21,6 +22,7 @@ import torch
 from mmdiff.audio.datasets.crops import AudioCrops
 from mmdiff.audio.datasets.fetch import fetch_debian_speech
 from mmdiff.audio.datasets.layouts import find_train_valid
+from mmdiff.audio.energy_prior import EnergyPrior
 from mmdiff.audio.evaluation.validation import vocoder_validation
 from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.networks.diffwave_presets import diffwave_base, diffwave_large, diffwave_small
@@ -46,6 +48,7 @@ def main(
     mel: str = "mmdiff-16k",
     network: Literal["diffwave", "wavegrad"] = "diffwave",
     process: Process = "vp",
+    prior: Literal["standard", "energy"] = "standard",
     size: Size = "small",
     crop_frames: int = 30,
     batch_size: int = 8,
@@ -73,6 +76,8 @@ def main(
         network: Whose network, noise levels and loss.
         process: "vp", the papers' table of noise levels, or "langevin": the waveform is coupled to a velocity, and
             noise enters that alone (2112.07068).
+        prior: What sampling starts from: standard normal noise, or noise as loud as the spectrogram's frames
+            (PriorGrad, 2106.06406), which is easier to learn.
         size: The papers' two sizes (DiffWave 2.6 M and 6.9 M parameters, WaveGrad 15.9 M and 23.4 M), or a small
             one (0.4 M and 1.2 M).
         crop_frames: Length of training crops in hops; the papers' are 62 of 256 samples, and 24 of 300.
@@ -92,12 +97,12 @@ def main(
         fetch_debian_speech(data)
     torch.manual_seed(seed)
     spec = preset(mel)
-    build = build_diffwave if network == "diffwave" else build_wavegrad
-    vocoder = build(spec, size, sampling_steps, process)
-
     hop, rate = spec.hop_length, spec.sample_rate
     train, valid = find_train_valid(data, layout)
     crops = AudioCrops(train, rate, crop_frames * hop, seed=seed, align=hop)
+    build = build_diffwave if network == "diffwave" else build_wavegrad
+    loud = measure_prior(spec, crops) if prior == "energy" else None
+    vocoder = build(spec, size, sampling_steps, process, loud)
     task = WaveformTask(vocoder, norm="l2" if network == "diffwave" else "l1")
     trainer = Trainer(
         run_dir,
@@ -120,29 +125,38 @@ def main(
     save_model(vocoder, run_dir / "model")
 
 
-def build_diffwave(spec: MelSpec, size: Size, steps: int, process: Process) -> WaveformVocoder:
+def build_diffwave(
+    spec: MelSpec, size: Size, steps: int, process: Process, prior: EnergyPrior | None
+) -> WaveformVocoder:
     """Build a DiffWave: the large one is trained at 200 noise levels, the others at 50; with a velocity, at all."""
     sizes = {"small": diffwave_small, "base": diffwave_base, "large": diffwave_large}
     if process == "langevin":
         network = sizes[size](spec.n_mels, spec.hop_length, inputs=2, noise_input="log_snr")
-        return WaveformVocoder(
-            spec, network, CriticallyDamped(), steps, prediction="mixed", sigma_data=LOUDNESS
-        )
+        mixed = {"prior": prior, "prediction": "mixed", "sigma_data": LOUDNESS}
+        return WaveformVocoder(spec, network, CriticallyDamped(), steps, **mixed)
     table = 200 if size == "large" else 50
     network = sizes[size](spec.n_mels, spec.hop_length)
     schedule = BetaTable(diffwave_betas(table))
-    return WaveformVocoder(spec, network, schedule, steps, diffwave_fast_betas(table))
+    return WaveformVocoder(spec, network, schedule, steps, diffwave_fast_betas(table), prior=prior)
 
 
-def build_wavegrad(spec: MelSpec, size: Size, steps: int, process: Process) -> WaveformVocoder:
+def build_wavegrad(
+    spec: MelSpec, size: Size, steps: int, process: Process, prior: EnergyPrior | None
+) -> WaveformVocoder:
     """Build a WaveGrad: the papers' sizes have a hop of their own. Of a velocity it sees what it says of the sound."""
     sizes = {"base": wavegrad_base, "large": wavegrad_large}
     network = sizes[size](spec.n_mels) if size in sizes else wavegrad_small(spec.n_mels, spec.hop_length)
     if process == "langevin":
-        return WaveformVocoder(
-            spec, network, CriticallyDamped(), steps, prediction="edm", sigma_data=LOUDNESS
-        )
-    return WaveformVocoder(spec, network, BetaTable(wavegrad_betas()), steps)
+        precise = {"prior": prior, "prediction": "edm", "sigma_data": LOUDNESS}
+        return WaveformVocoder(spec, network, CriticallyDamped(), steps, **precise)
+    return WaveformVocoder(spec, network, BetaTable(wavegrad_betas()), steps, prior=prior)
+
+
+def measure_prior(spec: MelSpec, crops: AudioCrops, count: int = 500) -> EnergyPrior:
+    """Find the energies of the quietest and the loudest frames in some of the training data."""
+    bands = torch.cat([spec.expand(spec(crops[n]["wave"][None])) for n in range(count)], -1)
+    energy = bands.sum(1).sqrt()
+    return EnergyPrior(float(energy.min()), float(energy.max()))
 
 
 if __name__ == "__main__":

@@ -117,6 +117,8 @@ class SubBandNet(nn.Module):
         self.embed_level = nn.Sequential(
             nn.Linear(64, level_channels), nn.SiLU(), nn.Linear(level_channels, level_channels), nn.SiLU()
         )
+        self.reach = depth * (kernel[0] // 2) + 1
+        """Frames to either side that are heard: of the depthwise convolutions, and one of the context's."""
         self.read = nn.Linear(features * (self.width + 2 * overlap), channels)
         self.read_context = nn.Conv1d(context, channels * bands, 3, padding=1)
         self.band_bias = nn.Parameter(torch.randn(bands, channels) * 0.1)
