@@ -78,7 +78,7 @@ def test_the_bound_of_an_exact_denoiser_is_exact_on_average() -> None:
     assert error < 0.06
 
 
-@pytest.mark.parametrize(("components", "shape"), [(1, (2, 1, 2)), (3, (1, 3))])
+@pytest.mark.parametrize(("components", "shape"), [(1, (2, 1, 2)), (3, (1, 3)), (2, (1, 8, 8))])
 def test_the_ode_has_the_likelihood_of_the_data(components: int, shape: tuple[int, ...]) -> None:
     data = VectorMixture.random(components, math.prod(shape), seed=components)
     x0, size = data.sample(3, shape), math.prod(shape)
