@@ -23,9 +23,11 @@ from mmdiff.files import atomic_file
 
 Format = Literal["onnx", "pt2"]
 LEAST_DECIBELS = 40.0
-"""How far below the samples what differs from PyTorch's must stay, as energy. Waveform networks come to more than 90,
-but phase retrieval magnifies rounding: PyTorch's own samples of recordings in float32 are 59 to 76 from those in
-float64."""
+"""How far below the samples what differs from PyTorch's must stay, as energy."""
+ROUNDING_DECIBELS, LEAST_ROUNDED_DECIBELS = 10.0, 25.0
+"""Where PyTorch's float32 and float64 differ by more than that, a file may differ by so much more than they do, but
+never by more than the second: phase retrieval magnifies rounding by each iteration (waveform networks come to more
+than 90 dB)."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,24 @@ class Comparison:
     ----------
     decibels : float
         Energy of the result over that of the difference.
+    rounding : float
+        The same of what PyTorch computes in float32 and in float64: no file can be expected to come much nearer.
     largest : float
         Difference.
     batch, frames : int
     """
 
     decibels: float
+    rounding: float
     largest: float
     batch: int
     frames: int
+
+    @property
+    def good(self) -> bool:
+        """Whether the file computes what PyTorch does."""
+        rounded = max(LEAST_ROUNDED_DECIBELS, self.rounding - ROUNDING_DECIBELS)
+        return self.decibels >= min(LEAST_DECIBELS, rounded)
 
 
 def export(
@@ -107,10 +118,11 @@ def export(
         else:
             torch.export.save(program, temporary, extra_files={"mmdiff.json": json.dumps(facts)})
         found = compare(graph, temporary, format)
-        if not found.decibels >= LEAST_DECIBELS:
+        if not found.good:
             raise MmdiffError(
                 f"{out} is not written: what it computes differs from PyTorch's by {-found.decibels:.1f} dB, at "
-                f"most {found.largest:.2g}; it must stay below -{LEAST_DECIBELS:g} dB"
+                f"most {found.largest:.2g}; it must stay below -{LEAST_DECIBELS:g} dB, or near the "
+                f"{-found.rounding:.1f} dB by which float32 and float64 differ in PyTorch"
             )
     return {"format": format, **facts, "check": asdict(found)}
 
@@ -177,9 +189,15 @@ def compare(graph: Graph, file: Path, format: Format, batch: int = 1, frames: in
         got = run_onnx(file, dict(zip(graph.shapes, inputs, strict=True)))
     else:
         got = torch.export.load(file).module()(*inputs)
-    difference = got.double() - expected
-    ratio = expected.square().sum() / difference.square().sum()
-    return Comparison(float(10 * ratio.log10()), float(difference.abs().max()), batch, frames)
+    exact = copy.deepcopy(plain).double()(*(tensor.double() for tensor in inputs))
+    largest = float((got.double() - expected).abs().max())
+    return Comparison(_decibels(expected, got), _decibels(exact, expected), largest, batch, frames)
+
+
+def _decibels(expected: Tensor, found: Tensor) -> float:
+    """Energy over that of the difference."""
+    difference = found.double() - expected.double()
+    return float(10 * (expected.double().square().sum() / difference.square().sum()).log10())
 
 
 def run_onnx(file: str | Path, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -81,14 +81,14 @@ class Planes:
 
 
 @functools.lru_cache(maxsize=8)
-def _kernels(n_fft: int) -> tuple[Tensor, Tensor]:
+def _kernels(n_fft: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Windowed Fourier matrices of a transform and its inverse, (2 K, 1, n_fft): real parts, then imaginary ones."""
     turns = torch.arange(n_fft // 2 + 1)[:, None] * torch.arange(n_fft) % n_fft
     angle = turns.double() * (2 * math.pi / n_fft)
     matrix = torch.cat([angle.cos(), -angle.sin()]) * torch.hann_window(n_fft, dtype=torch.float64)
     weights = torch.full((n_fft // 2 + 1, 1), 2 / n_fft, dtype=torch.float64)
     weights[[0, -1]] /= 2  # these two stand for one frequency each, the others for a pair
-    return matrix[:, None].float(), (matrix * weights.repeat(2, 1))[:, None].float()
+    return matrix[:, None].to(dtype), (matrix * weights.repeat(2, 1))[:, None].to(dtype)
 
 
 class RealArithmetic(TorchFunctionMode):
@@ -103,15 +103,15 @@ class RealArithmetic(TorchFunctionMode):
 
 def _transform(padded: Tensor, stft: Stft) -> Planes:
     """As :func:`mmdiff.audio.stft.transform`, by a convolution."""
-    spectrum = F.conv1d(padded[:, None], _kernels(stft.n_fft)[0], stride=stft.hop_length)
+    spectrum = F.conv1d(padded[:, None], _kernels(stft.n_fft, padded.dtype)[0], stride=stft.hop_length)
     return Planes(*spectrum.mT.chunk(2, -1))
 
 
 def _synthesise(spectrum: Planes, stft: Stft) -> Tensor:
     """As :func:`mmdiff.audio.stft.synthesise`, by transposed convolutions."""
     parts = torch.cat([spectrum.real, spectrum.imag], -1).mT
-    wave = F.conv_transpose1d(parts, _kernels(stft.n_fft)[1], stride=stft.hop_length)
-    squared = hann(stft.n_fft, spectrum.device).square()[None, None]
+    wave = F.conv_transpose1d(parts, _kernels(stft.n_fft, parts.dtype)[1], stride=stft.hop_length)
+    squared = hann(stft.n_fft, spectrum.device, parts.dtype).square()[None, None]
     envelope = F.conv_transpose1d(torch.ones_like(parts[:1, :1]), squared, stride=stft.hop_length)
     return (wave / envelope.clamp_min(1e-8))[:, 0]
 

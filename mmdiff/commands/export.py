@@ -80,6 +80,7 @@ def _words(out: str, facts: dict[str, Any]) -> str:
         f"  frames  {shortest} to {longest}; pad what is shorter with silence, cut what is longer",
         f"  mel     {facts['mel_preset'] or 'of its own, see the metadata'}",
         f"  check   differs from PyTorch by {-check['decibels']:.1f} dB, at most {check['largest']:.2g} "
-        f"(batch {check['batch']}, {check['frames']} frames)",
+        f"(batch {check['batch']}, {check['frames']} frames); there float32 from float64 by "
+        f"{-check['rounding']:.1f} dB",
     ]
     return "\n".join(lines)
