@@ -39,7 +39,7 @@ class DisturbanceLoss(nn.Module):
     is missing, and the worst frames of each third of a second counting most.
 
     Not as in the standard: sounds are neither aligned in time nor equalised, and the frames of a section are averaged
-    with the power ``emphasis`` = 3 instead of 6, since otherwise single frames make most of the gradient.
+    with the power ``emphasis`` = 4 instead of 6, since otherwise single frames make most of the gradient.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class DisturbanceLoss(nn.Module):
     exponents: Tensor
     speech: Tensor
 
-    def __init__(self, sample_rate: int, emphasis: float = 3.0) -> None:
+    def __init__(self, sample_rate: int, emphasis: float = 4.0) -> None:
         super().__init__()
         self.emphasis = emphasis
         length = 2 * round(0.016 * sample_rate)
@@ -121,7 +121,7 @@ class DisturbanceLoss(nn.Module):
     def _over_time(self, frames: Tensor) -> Tensor:
         """Average what is heard in frames (..., T): the worst of sections, sections by root mean square."""
         sections = frames.unfold(-1, min(_SECTION, frames.shape[-1]), _SECTION_HOP)
-        worst = ((sections**self.emphasis).mean(-1) + 1e-8) ** (1 / self.emphasis)
+        worst = ((sections**self.emphasis).mean(-1) + 1e-12) ** (1 / self.emphasis)
         return worst.square().mean(-1).sqrt()
 
 
