@@ -133,7 +133,10 @@ def griffin_lim(
         spectrum, previous = detached * phasors, torch.zeros_like(phasors)
         for _ in range(iterations - differentiable):
             projected = stft(stft.inverse(_begun_by(held, spectrum), samples))
-            spectrum, previous = detached * torch.sgn(projected - beta * previous), projected
+            previous *= -beta  # in place: fresh memory would take longer than the arithmetic
+            previous += projected
+            spectrum, previous = torch.sgn(previous), projected
+            spectrum *= detached
         ahead = None
     if differentiable:
         ahead = torch.sgn(spectrum)

@@ -126,7 +126,9 @@ def synthesise(spectrum: Tensor, stft: Stft) -> Tensor:
     if has_torch_function_unary(spectrum):
         return handle_torch_function(synthesise, (spectrum,), spectrum, stft)
     kind = (spectrum.device, spectrum.real.dtype)
-    wave = stft.overlap_add(torch.fft.irfft(spectrum, n=stft.n_fft) * hann(stft.n_fft, *kind))
+    frames = torch.fft.irfft(spectrum, n=stft.n_fft)
+    frames *= hann(stft.n_fft, *kind)
+    wave = stft.overlap_add(frames)
     # a length that is not known while a graph is traced cannot be looked up
     envelope = _envelope if torch.compiler.is_compiling() else _cached_envelope
     return wave * envelope(stft, spectrum.shape[1], *kind)
