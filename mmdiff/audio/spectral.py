@@ -179,14 +179,25 @@ class SpectralVocoder(VocoderModel):
     def correct(
         self, found: Tensor, magnitude: Tensor, conditions: Conditions, samples: int, levels: Sequence[float]
     ) -> Tensor:
-        """Correct the spectrum (B, T, K) that Griffin-Lim found once for each of ``levels``, if there is a network."""
+        """Correct the spectrum (B, T, K) that Griffin-Lim found once for each of ``levels``, if there is a network.
+
+        Corrected spectra are scaled band by band towards a mel that was measured with the model's own window and hop.
+        """
         if self.phase is None:
             return found
         for number, level in enumerate(levels):
             consistent = self.stft(self.stft.inverse(found, samples))
             wanted = found.abs() if number else magnitude
             found = self.phase(consistent, wanted, conditions.prior, conditions.context, level)
-        return found
+        return self._told(found, conditions, samples) if levels else found
+
+    def _told(self, spectrum: Tensor, conditions: Conditions, samples: int) -> Tensor:
+        """Bring what will be heard of a spectrum (B, T, K) nearer to the mel's bands, which are known."""
+        if not conditions.bands.native:
+            return spectrum
+        heard = self.stft(self.stft.inverse(spectrum, samples))
+        magnitude = (heard.abs().square() + 1e-12).sqrt()  # gradients stay finite
+        return heard * (conditions.bands.rescale(magnitude, iterations=1) / magnitude)
 
     def phase_levels(self, steps: int) -> tuple[float, ...]:
         """What the phase network is told at its evaluations among ``steps``: what it is to correct.

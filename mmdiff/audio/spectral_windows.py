@@ -65,7 +65,7 @@ def windowed_blocks(
     """
     frames, hop = bands.values.shape[1], model.stft.hop_length
     count, levels = count_windows(frames), model.phase_levels(steps)
-    margin = FADING + model.phase_reach + (model.phase_reach + OVERLAPPING) * max(0, len(levels) - 1)
+    margin = FADING + (model.phase_reach + OVERLAPPING) * len(levels)
     turns: Tensor | None = None  # at the first frame whose phases the next window makes
     for i in range(count):
         first, last = i * WINDOW, frames if i == count - 1 else (i + 1) * WINDOW

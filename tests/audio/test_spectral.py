@@ -153,13 +153,26 @@ def test_one_evaluation_can_correct_what_the_pipeline_makes_without_networks():
         conditions = model.conditions(mel, MEL, STFT.frames(8192))
         plain = STFT(without_network(model, mel[0], MEL, 8192)[None])
         magnitude = conditions.bands.rescale(conditions.prior)
-        expected, other = (
-            STFT.inverse(model.phase(plain, magnitude, conditions.prior, conditions.context, level), 8192)
-            for level in (1.0, 0.0)
+        corrected = (
+            model.phase(plain, magnitude, conditions.prior, conditions.context, level) for level in (1.0, 0.0)
         )
+        heard = [STFT(STFT.inverse(spectrum, 8192)) for spectrum in corrected]
+        scaled = [x * conditions.bands.rescale(x.abs(), iterations=1) / x.abs() for x in heard]
+        expected, other = (STFT.inverse(spectrum, 8192) for spectrum in scaled)
     found = Vocoder(model, device="cpu", dtype="float32")(mel, steps=1, samples=8192, seed=3)
     torch.testing.assert_close(found, expected.clamp(-1, 1), atol=1e-4, rtol=0)
     assert float((expected - other).abs().amax()) > 1e-3
+
+
+def test_sound_comes_near_the_spectrogram_that_it_was_made_of(monkeypatch):
+    model = small_model(corrections=(1, 1))
+    mel = MEL(sound(8192))
+    distance = []
+    for _ in ("scaled", "as it is"):
+        made = Vocoder(model, device="cpu", dtype="float32")(mel, steps=2, samples=8192)
+        distance.append(float((MEL(made) - mel).abs().mean()))
+        monkeypatch.setattr(SpectralVocoder, "_told", lambda self, spectrum, *_: spectrum)
+    assert distance[0] < 0.7 * distance[1]
 
 
 def test_an_adversarial_task_keeps_the_players_apart():
