@@ -1,4 +1,4 @@
-"""Filling gaps with a model of spectrograms: it draws the frames that are not known, its vocoder the sound."""
+"""Editing with a model of spectrograms: it draws the frames or bands that are not known, its vocoder the sound."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mmdiff.audio.editing.edits import SoundEdit, spans
 from mmdiff.audio.editing.tools import EditOptions
 from mmdiff.audio.editing.vocoder import fill_gaps, known_share, trusted
 from mmdiff.audio.generator import SoundGenerator
+from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel_sound import MelSoundModel
 from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stft import Stft
@@ -30,10 +31,11 @@ def fill_by_mel(
     options: EditOptions,
     progress: bool = False,
 ) -> Tensor:
-    """Fill gaps in recordings, or continue them.
+    """Fill gaps in recordings, continue them, or add the frequencies above a band.
 
-    Frames are known as far as their windows are. Where less surrounds a gap than the model has learned to see at once,
-    it draws frames around the recording too, which are not used: in training shorter sounds lie in the middle.
+    Frames are known as far as their windows are, bands as far as their filters lie in the known range. Where less
+    surrounds a gap than the model has learned to see at once, it draws frames around the recording too, which are not
+    used: in training shorter sounds lie in the middle.
 
     Parameters
     ----------
@@ -46,7 +48,7 @@ def fill_by_mel(
     scale : float
         Of the label's guidance.
     edit : SoundEdit
-        At the model's rate: gaps, or what follows.
+        At the model's rate: gaps, what follows, or a band.
     options : EditOptions
     progress : bool
         Show a progress bar.
@@ -58,15 +60,17 @@ def fill_by_mel(
     Raises
     ------
     InputError
-        Bounds or a band are known, or the vocoder is none that can do this.
+        Bounds are known, or the vocoder is none that can do this.
     """
-    if edit.side is not None or edit.known_rate is not None:
-        raise InputError(
-            "a model of spectrograms fills gaps and continues, and neither declips nor extends; take one of waveforms"
-        )
+    if edit.side is not None:
+        raise InputError("a model of spectrograms does not declip; take one of waveforms")
     voc, stft = _vocoder(gen, model)
     with torch.no_grad():
         mel = completed(model, stft, number, scale, edit, options=options, progress=progress)
+        if edit.known_rate is not None:
+            told = {"mel_spec": model.mel, "samples": edit.wave.shape[-1], "measured": True}
+            seeds = options.seeds(0, len(mel))
+            return torch.cat(list(voc.blocks(mel, seed=seeds, temperature=options.temperature, **told)), -1)
         return fill_gaps(voc, edit, mel, seed=options.seed, temperature=options.temperature)
 
 
@@ -85,17 +89,17 @@ def completed(
     ``stft`` is the vocoder's, with the frames of the model's spectrograms; the others are as for :func:`fill_by_mel`.
     """
     device, hop = number.device, stft.hop_length
-    start, known = linear_prediction(edit).to(device), edit.known.to(device)
+    start = (linear_prediction(edit) if edit.known_rate is None else edit.wave).to(device)
     mel, denoise = model.mel(start), model.told(number, scale)
     for place, (begin, end) in enumerate(track(_windows(model, edit), "filling in", show=progress)):
         first = -(-begin // hop)  # the first frame within
-        trust = trusted(known_share(known[:, first * hop : end], stft))
+        trust = _trust(model, stft, edit.part(first * hop, end)).to(device)
         part = mel[..., first:][..., : trust.shape[-1]]
         frames = max(part.shape[-1], model.mel.frames(round(model.seconds * model.sample_rate)))
         left = (frames - part.shape[-1]) // 2
         sides = (left, frames - part.shape[-1] - left)
         state = functional.pad(model.to_state(part), (0, 0, *sides))
-        seen = observed(state, functional.pad(trust, sides)[:, None, :, None])
+        seen = observed(state, functional.pad(trust, sides).mT[:, None])
         drawn = model.draw(
             options.agreeing(denoise, seen, model.denoiser.schedule),
             seeds=options.seeds(place, len(mel)),
@@ -103,8 +107,23 @@ def completed(
             sampling=options.sampling,
             temperature=options.temperature,
         )[..., left:][..., : part.shape[-1]]
-        part.copy_(torch.where(trust[:, None] == 1, part, drawn))
+        part.copy_(torch.where(trust == 1, part, drawn))
     return mel
+
+
+def _trust(model: MelSoundModel, stft: Stft, edit: SoundEdit) -> Tensor:
+    """How far to trust what a spectrogram says, (N or 1, n_mels or 1, frames): all, nothing, or between."""
+    if edit.known_rate is None:
+        return trusted(known_share(edit.known, stft))[:, None]
+    bands = known_bands(model.mel, edit.known_rate).float()
+    return bands[None, :, None].expand(-1, -1, model.mel.frames(edit.wave.shape[-1]))
+
+
+def known_bands(spec: MelSpec, rate: int) -> Tensor:
+    """Which bands (n_mels,) hear nothing above half of a rate in Hz."""
+    weights = spec.filterbank()
+    frequencies = torch.arange(weights.shape[1]) * (spec.sample_rate / spec.n_fft)
+    return torch.where(weights > 0, frequencies, 0.0).amax(1) <= rate / 2
 
 
 def _vocoder(gen: SoundGenerator, model: MelSoundModel) -> tuple[Vocoder, Stft]:

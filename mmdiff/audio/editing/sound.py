@@ -42,8 +42,8 @@ def edit_sound(
     """Have a model of sound fill in what an edit leaves open.
 
     Each stretch with something unknown is made together with what surrounds it, as much as the model has learned to
-    see at once. A model of waveforms does every edit. One of spectrograms fills gaps and continues: it draws the
-    frames that are not known, and its vocoder makes sound of them that meets what is known.
+    see at once. A model of waveforms does every edit. One of spectrograms does all but declipping: it draws the
+    frames or bands that are not known, and its vocoder makes sound of them that meets what is known.
 
     Parameters
     ----------

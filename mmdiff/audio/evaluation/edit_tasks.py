@@ -60,12 +60,13 @@ def edit_tasks() -> list[Task]:
 
 
 def word_tasks() -> list[Task]:
-    """What is missing of words: a short gap, a long one in the middle, the second half."""
-    gap, ahead = edit_tasks()[1:3]
+    """What is missing of words: a short gap, a long one in the middle, the second half, half of the frequencies."""
+    gap, ahead, narrow = edit_tasks()[1:4]
     return [
         gap,
         Task("gap of 200 ms in the middle", lambda wave, rate: _middle(wave, rate, 0.2), gap.baselines),
         Task("second half", _half, ahead.baselines),
+        narrow,
     ]
 
 

@@ -65,7 +65,7 @@ def evaluate_edits(
     pipeline : SoundGenerator or Vocoder
         A vocoder fills gaps only, in other tasks there are baselines alone: with the spectrogram interpolated, and with
         the recording's own, which is what better interpolation could bring. Both stand beside a model of
-        spectrograms too, which also continues.
+        spectrograms too, which also continues and extends.
     recordings : sequence of Tensor, shape (1, samples)
         At the model's rate, that training did not see, each over half a second long.
     labels : sequence of str, int or None, optional
@@ -139,7 +139,7 @@ def _ways(
     def by_sound(edit: SoundEdit, wave: Tensor, seed: int, label: Label, method: Method) -> Tensor:
         return edit_sound(pipeline, edit, label, method=method, seed=seed, **options)
 
-    can = _of_gaps if _of_spectrograms(pipeline) else _anything
+    can = _without_bounds if _of_spectrograms(pipeline) else _anything
     ways = {} if pipeline.vocoder is None else _vocoder_ways(pipeline.vocoder, {})
     return ways | {
         METHODS[name]: Way(functools.partial(by_sound, method=name), can)
@@ -155,6 +155,10 @@ def _vocoder_ways(voc: Vocoder, options: Mapping[str, Any]) -> dict[str, Way]:
 
     names = {"vocoder, spectrogram interpolated": False, "vocoder, spectrogram known": True}
     return {name: Way(functools.partial(by_vocoder, known=known), _between) for name, known in names.items()}
+
+
+def _without_bounds(edit: SoundEdit) -> bool:
+    return edit.side is None
 
 
 def _anything(edit: SoundEdit) -> bool:

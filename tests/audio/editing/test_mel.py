@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import librosa
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mmdiff.audio.editing.edits import SoundEdit, bandwidth_extension, continuation, declipping, gap_filling
-from mmdiff.audio.editing.mel import completed
+from mmdiff.audio.editing.mel import completed, known_bands
 from mmdiff.audio.editing.sound import edit_sound
 from mmdiff.audio.editing.tools import EditOptions, Method
 from mmdiff.audio.evaluation.edits import evaluate_edits
@@ -101,11 +102,34 @@ def test_sound_is_made_of_the_spectrogram_and_known_samples_stay(gen):
     assert longer[:, 4000:].std() > 1e-3
 
 
+def test_bands_below_a_rate_are_those_whose_filters_end_there():
+    edges = librosa.mel_frequencies(82, fmin=0, fmax=8000)
+    for rate in (2000, 7200, 15_900):
+        ends = torch.from_numpy(edges[2:] <= rate / 2 + RATE / 1024)  # to within a bin of the transform
+        assert (known_bands(MelSpec(), rate) <= ends).all()
+        assert int(ends.sum() - known_bands(MelSpec(), rate).sum()) <= 2
+    assert known_bands(MelSpec(), 16_000).all()
+
+
+def test_what_lies_above_a_band_is_the_labels(gen):
+    edit = bandwidth_extension(wave(0.5)[:, ::2], RATE // 2, RATE)
+    for label in (0, 1):
+        mel = draw(gen, edit, label)[..., :FRAMES]
+        wanted = gen.model.from_model(gen.model.denoiser.network.items[label][None].detach())
+        bands = known_bands(gen.model.mel, edit.known_rate)
+        assert 40 < int(bands.sum()) < 70
+        torch.testing.assert_close(mel[:, bands], gen.model.mel(edit.wave)[:, bands][..., :FRAMES])
+        torch.testing.assert_close(mel[:, ~bands], wanted[:, ~bands], atol=2e-3, rtol=0)
+    made = edit_sound(gen, edit, "low")
+    known = edit.measurement()
+    torch.testing.assert_close(known.forward(made[:, None]), known.y, atol=1e-5, rtol=0)
+    assert (made - edit.wave).std() > 1e-4
+
+
 def test_what_it_cannot_do_is_said(gen):
     sound = wave(0.5).clamp(-0.1, 0.1)
-    for edit in (declipping(sound, RATE, 0.1), bandwidth_extension(sound[:, ::2], RATE // 2, RATE)):
-        with pytest.raises(InputError, match="neither declips nor extends"):
-            edit_sound(gen, edit)
+    with pytest.raises(InputError, match="a model of spectrograms does not declip"):
+        edit_sound(gen, declipping(sound, RATE, 0.1))
     edit = continuation(sound, RATE, 0.1)
     with pytest.raises(InputError, match="method='magic'"):
         edit_sound(gen, edit, method="magic")  # type: ignore[arg-type]
@@ -119,8 +143,9 @@ def test_it_is_measured_beside_its_vocoder_and_linear_prediction(gen):
     scores = evaluate_edits(gen, [wave(0.5)], labels=["low"], measures=["log_mel_l1"], progress=False)
     rows = {(score.about["task"], score.name) for score in scores}
     assert len(rows) == len(scores)
-    tasks = ("gaps of 50 ms", "gap of 200 ms in the middle", "second half")
-    methods = ("linear prediction", "replacement in x0", "reconstruction guidance")
+    tasks = ("gaps of 50 ms", "gap of 200 ms in the middle", "second half", "half the rate doubled")
+    methods = ("replacement in x0", "reconstruction guidance")
     assert rows >= {(task, name) for task in tasks for name in methods}
+    assert rows >= {(task, "linear prediction") for task in tasks[:3]} | {(tasks[3], "resampling")}
     assert (tasks[1], "vocoder, spectrogram interpolated") in rows
     assert (tasks[2], "vocoder, spectrogram interpolated") not in rows
