@@ -72,6 +72,19 @@ def set_compute_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
 
 
 @contextlib.contextmanager
+def same_compute_dtype(model: nn.Module) -> Iterator[None]:
+    """Leave the dtypes in which networks multiply as they are, whatever is told them inside the block."""
+    before = [
+        (module, module.compute_dtype) for module in model.modules() if hasattr(module, "compute_dtype")
+    ]
+    try:
+        yield
+    finally:
+        for module, dtype in before:
+            setattr(module, "compute_dtype", dtype)  # noqa: B010 - Module types no such attribute
+
+
+@contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """Compute with so many CPU threads inside the block; None changes nothing."""
     before = torch.get_num_threads()

@@ -38,8 +38,10 @@ class DisturbanceLoss(nn.Module):
     Zwicker's law, differences below a quarter of the softer loudness not heard, what is added weighing more than what
     is missing, and the worst frames of each third of a second counting most.
 
-    Not as in the standard: sounds are neither aligned in time nor equalised, and the frames of a section are averaged
-    with the power ``emphasis`` = 4 instead of 6, since otherwise single frames make most of the gradient.
+    Not as in the standard: sounds are not aligned in time, the reference is not equalised, both are played at the
+    reference's level, gain follows by two frames instead of by a recursion, sections count alike however long the
+    sound, and the frames of a section are averaged with the power ``emphasis`` = 4 instead of 6, since otherwise single
+    frames make most of the gradient.
 
     Parameters
     ----------
@@ -114,14 +116,18 @@ class DisturbanceLoss(nn.Module):
         return torch.where(power > self.threshold, power, 0.0).sum(-1)
 
     def _heard(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        """Difference in loudness of two powers beyond a quarter of the softer (P.862, section 10.2.6)."""
+        """Difference in loudness of two powers beyond a quarter of the softer."""
         louder, softer = self.loudness(ours), self.loudness(theirs)
         return ((louder - softer).abs() - 0.25 * torch.minimum(louder, softer)).clamp_min(0)
 
     def _over_time(self, frames: Tensor) -> Tensor:
         """Average what is heard in frames (..., T): the worst of sections, sections by root mean square."""
-        sections = frames.unfold(-1, min(_SECTION, frames.shape[-1]), _SECTION_HOP)
-        worst = ((sections**self.emphasis).mean(-1) + 1e-12) ** (1 / self.emphasis)
+        missing = _SECTION - _SECTION_HOP + -frames.shape[-1] % _SECTION_HOP  # the last sections are shorter
+        padded = (
+            nn.functional.pad(x, (0, missing)) for x in (frames**self.emphasis, torch.ones_like(frames))
+        )
+        summed, count = (x.unfold(-1, _SECTION, _SECTION_HOP).sum(-1) for x in padded)
+        worst = (summed / count + 1e-12) ** (1 / self.emphasis)
         return worst.square().mean(-1).sqrt()
 
 
@@ -130,7 +136,7 @@ def _power(spectrum: Tensor) -> Tensor:
 
 
 def _slow_gain(theirs: Tensor, ours: Tensor) -> Tensor:
-    """Gain (B, T) that brings frames to the reference's audible power, a little behind (P.862, section 10.2.4)."""
+    """Gain (B, T) that brings frames to the reference's audible power, a little behind."""
     ratio = (theirs + 5e3) / (ours + 5e3)
     smooth = torch.cat([ratio[:, :1], 0.8 * ratio[:, 1:] + 0.2 * ratio[:, :-1]], 1)
     return smooth.clamp(3e-4, 5)

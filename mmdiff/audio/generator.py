@@ -43,8 +43,8 @@ class SoundGenerator:
     Examples
     --------
     >>> import mmdiff
-    >>> gen = mmdiff.load("digits")  # doctest: +SKIP
-    >>> gen("seven", seconds=1, seed=0).shape  # doctest: +SKIP
+    >>> gen = mmdiff.load("digits-16k")
+    >>> gen("seven-en", seconds=1, seed=0).shape
     torch.Size([1, 16000])
     """
 

@@ -132,7 +132,7 @@ def griffin_lim(
     with torch.no_grad():
         spectrum, previous = detached * phasors, torch.zeros_like(phasors)
         for _ in range(iterations - differentiable):
-            projected = stft(stft.inverse(_begun_by(held, spectrum), samples))
+            projected = stft(stft.inverse(begun_by(held, spectrum), samples))
             previous *= -beta  # in place: fresh memory would take longer than the arithmetic
             previous += projected
             spectrum, previous = torch.sgn(previous), projected
@@ -144,10 +144,11 @@ def griffin_lim(
             projected = stft(stft.inverse(magnitude * ahead, samples))
             ahead, previous = _soft_phasors(projected - beta * previous, detached), projected
         return magnitude * ahead
-    return _begun_by(held, spectrum if iterations else magnitude * phasors)
+    return begun_by(held, spectrum if iterations else magnitude * phasors)
 
 
-def _begun_by(held: Tensor | None, spectrum: Tensor) -> Tensor:
+def begun_by(held: Tensor | None, spectrum: Tensor) -> Tensor:
+    """Put ``held`` (B, n, K), if there is any, in the place of the first frames of a spectrum (B, T, K)."""
     return spectrum if held is None else torch.cat([held, spectrum[:, held.shape[1] :]], 1)
 
 

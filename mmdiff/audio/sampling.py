@@ -97,15 +97,16 @@ def item_seeds(seed: int | Sequence[int], count: int) -> list[int]:
     Raises
     ------
     InputError
-        There are more or fewer than items.
+        There are more or fewer than items, or one has more than 64 bits.
     """
-    if isinstance(seed, int):
-        return list(range(seed, seed + count))
-    if len(seed) != count:
+    seeds = list(range(seed, seed + count)) if isinstance(seed, int) else [int(s) for s in seed]
+    if len(seeds) != count:
         raise InputError(
-            f"seed has {len(seed)} entries for {count} item(s); give one per item, or one number"
+            f"seed has {len(seeds)} entries for {count} item(s); give one per item, or one number"
         )
-    return [int(s) for s in seed]
+    if not all(-(1 << 63) <= s < 1 << 63 for s in seeds):
+        raise InputError(f"seed={seed} must be a whole number of 64 bits, below 2^63")
+    return seeds
 
 
 def item_generators(seeds: Sequence[int], device: torch.device) -> list[torch.Generator]:

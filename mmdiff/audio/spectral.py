@@ -17,7 +17,7 @@ from torch import Tensor
 from mmdiff.audio.magnitude import Conditions, MagnitudeNet
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel.lengths import resampled_length
-from mmdiff.audio.phase import PhaseNet, griffin_lim, single_pass_phase
+from mmdiff.audio.phase import PhaseNet, begun_by, griffin_lim, single_pass_phase
 from mmdiff.audio.prior import Bands, bands_on_grid
 from mmdiff.audio.spectral_stream import SpectralBlocks
 from mmdiff.audio.spectral_windows import count_windows, magnitude_noise, windowed_blocks
@@ -177,19 +177,27 @@ class SpectralVocoder(VocoderModel):
         return self.correct(found, magnitude, conditions, samples, levels)
 
     def correct(
-        self, found: Tensor, magnitude: Tensor, conditions: Conditions, samples: int, levels: Sequence[float]
+        self,
+        found: Tensor,
+        magnitude: Tensor,
+        conditions: Conditions,
+        samples: int,
+        levels: Sequence[float],
+        held: Tensor | None = None,
     ) -> Tensor:
         """Correct the spectrum (B, T, K) that Griffin-Lim found once for each of ``levels``, if there is a network.
 
         Corrected spectra are scaled band by band towards a mel that was measured with the model's own window and hop.
+        The first frames are those of ``held``, if it is given.
         """
         if self.phase is None:
-            return found
+            return begun_by(held, found)
         for number, level in enumerate(levels):
             consistent = self.stft(self.stft.inverse(found, samples))
             wanted = found.abs() if number else magnitude
             found = self.phase(consistent, wanted, conditions.prior, conditions.context, level)
-        return self._told(found, conditions, samples) if levels else found
+        found = begun_by(held, found)
+        return begun_by(held, self._told(found, conditions, samples)) if levels else found
 
     def _told(self, spectrum: Tensor, conditions: Conditions, samples: int) -> Tensor:
         """Bring what will be heard of a spectrum (B, T, K) nearer to the mel's bands, which are known."""

@@ -109,9 +109,9 @@ class SpectralBlocks(BlockMaker):
             magnitude = torch.cat([past.magnitude, magnitude[:, past.magnitude.shape[1] :]], 1)
         phasors, turns = self._start(magnitude)
         found = self._invert(magnitude, phasors, length)
-        final = model.correct(found, magnitude, conditions, length, model.phase_levels(self.steps))
-        if past is not None:
-            final = torch.cat([past.final, final[:, past.final.shape[1] :]], 1)
+        held = None if past is None else past.final
+        levels = model.phase_levels(self.steps)
+        final = model.correct(found, magnitude, conditions, length, levels, held)
         return _Frames(magnitude, turns, found, final)
 
     def _start(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmdiff.audio.noise import frame_noise
 from mmdiff.audio.phase import single_pass_phase
 from mmdiff.audio.prior import Bands
+from mmdiff.diffusion.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from mmdiff.audio.spectral import SpectralVocoder
@@ -24,8 +25,6 @@ WINDOW = 1024
 """Frames of a window without its margins: 16 s at 16 ms a frame."""
 FADING = 87
 """Frames to either side beyond which Griffin-Lim's influence has faded."""
-OVERLAPPING = 3
-"""Frames to either side that share samples with one."""
 
 
 def count_windows(frames: int) -> int:
@@ -65,12 +64,14 @@ def windowed_blocks(
     """
     frames, hop = bands.values.shape[1], model.stft.hop_length
     count, levels = count_windows(frames), model.phase_levels(steps)
-    margin = FADING + (model.phase_reach + OVERLAPPING) * len(levels)
+    overlapping = model.stft.n_fft // hop - 1  # frames to either side that share samples with one
+    margin = FADING + (model.phase_reach + overlapping) * len(levels)
+    evaluations = SAMPLERS[sampler].evaluations_per_step * (len(grid) - 1)
     turns: Tensor | None = None  # at the first frame whose phases the next window makes
     for i in range(count):
         first, last = i * WINDOW, frames if i == count - 1 else (i + 1) * WINDOW
         low, high = max(0, first - margin), min(frames, last + margin)
-        outer = model.magnitude_reach * steps
+        outer = model.magnitude_reach * evaluations
         outer_low, outer_high = max(0, low - outer), min(frames, high + outer)
         conditions = model.condition_on(bands.part(outer_low, outer_high))
         noise = temperature * magnitude_noise(model, seeds, outer_low, outer_high).to(bands.values)

@@ -92,8 +92,8 @@ def discrete_bound(
     decoder_draws : int > 0
         Noise drawn for the step into the data.
     decoder : ResidualDecoder, optional
-        The step into the data. Default: normal with the variance of the step before, as in DDPM; the small variance
-        would be 0.
+        The step into the data. Default: normal with the variance of the step before, as DDPM has with small variances,
+        of which that of the last step would be 0.
     generator : torch.Generator or list of B of them, optional
     quantised : Quantisation, optional
         x0 is quantised; default: continuous.

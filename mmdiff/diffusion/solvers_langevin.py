@@ -75,8 +75,9 @@ def sscs(
 
     The motion dx = -p dr, dp = (x - 2p) dr + 2 dW is drawn exactly. The kick is dp = 4 (p + s) dr, by one evaluation of
     the score s in the middle of the step, which is taken to fall with p as that of normal data does. For normal data of
-    that deviation short kicks are exact, and the method is of order two; for others it is of order one, with smaller
-    errors than Euler's method has. Steps into σ = 0 end at the estimate.
+    that deviation short kicks are exact, and the method is of order two; for others it is of order one. Its errors are
+    then smaller than those of Euler's method where data have about that deviation or less, and larger where they are
+    much wider: tell ``sigma_data``. Steps into σ = 0 end at the estimate.
 
     Parameters
     ----------

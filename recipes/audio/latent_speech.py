@@ -188,7 +188,7 @@ def main(
     load_weights(second, trainer.fit(resume=resume))
 
     if joint_steps:
-        autoencoder.requires_grad_(True)
+        autoencoder.requires_grad_(True).log_deviation.requires_grad_(False)  # that is given
         schedule = model.denoiser.schedule
         both = JointTask(
             model.framed,

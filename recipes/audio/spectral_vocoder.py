@@ -14,7 +14,7 @@ Run it with one of
     mmdiff run spectral_vocoder.tiny                     # seconds; shows that everything works
     mmdiff run spectral_vocoder --fetch true             # the shipped vocoder-16k, on Debian's free speech
     mmdiff run spectral_vocoder.continued                # go on training what is shipped
-    mmdiff run spectral_vocoder.deeper                   # the same with half as many blocks again
+    mmdiff run spectral_vocoder.deeper                   # the same with a deeper phase network
     mmdiff run spectral_vocoder.unseen                   # the same with two speakers held out
     mmdiff run spectral_vocoder.ljspeech --data LJSpeech-1.1
     mmdiff run spectral_vocoder --resume true            # go on after an interruption
@@ -107,7 +107,8 @@ def main(
         n_mels: Bands of the model's own mel definition; any other definition is served as well.
         channels: Width of both networks.
         depth: Their number of blocks.
-        phase_depth: That of the phase network where it differs; all evaluations but those that sample are its own.
+        phase_depth: That of the phase network; default: that of ``init``, else ``depth``. All evaluations but those
+            that sample are its own.
         bands: Frequency bands that share weights.
         iterations: Griffin-Lim iterations between the networks in training.
         final_iterations: The same in the finished model; more cost little and give more.
@@ -144,10 +145,13 @@ def main(
     mel = MelSpec(sample_rate, n_fft, n_fft, hop_length, n_mels, f_max=sample_rate / 2)
     network = {"channels": channels, "depth": depth, "bands": bands}
     magnitude = MagnitudeNet(stft, **network)
-    phase = PhaseNet(stft, **{**network, "depth": phase_depth or depth})
+    begun = load_model(init) if init else None
+    if phase_depth is None:
+        phase_depth = depth if begun is None else len(begun.phase.network.blocks)
+    phase = PhaseNet(stft, **{**network, "depth": phase_depth})
     vocoder = SpectralVocoder(stft, mel, magnitude, phase, iterations, final_steps, corrections)
-    if init:
-        tensors = deepened(named_tensors(vocoder), named_tensors(load_model(init)))
+    if begun is not None:
+        tensors = deepened(named_tensors(vocoder), named_tensors(begun))
         assign_tensors(vocoder, tensors, source=init)
     set_compute_dtype(vocoder, pick_compute_dtype(pick_device(device), dtype))
 
@@ -175,7 +179,7 @@ def main(
         )
         load_weights(task, trainer.fit(resume=resume))
 
-    if not init:
+    if begun is None:
         phase.requires_grad_(False)
         task = SpectralTask(vocoder, denoising=1.0, unrolled=0.0, variety=variety)
         first = {"steps": magnitude_steps, "batch_size": batch_size, "learning_rate": magnitude_rate}

@@ -77,7 +77,7 @@ def main(
         process: "vp", the papers' table of noise levels, or "langevin": the waveform is coupled to a velocity, and
             noise enters that alone (2112.07068).
         prior: What sampling starts from: standard normal noise, or noise as loud as the spectrogram's frames
-            (PriorGrad, 2106.06406), which is easier to learn.
+            (PriorGrad, 2106.06406).
         size: The papers' two sizes (DiffWave 2.6 M and 6.9 M parameters, WaveGrad 15.9 M and 23.4 M), or a small
             one (0.4 M and 1.2 M).
         crop_frames: Length of training crops in hops; the papers' are 62 of 256 samples, and 24 of 300.
@@ -153,7 +153,7 @@ def build_wavegrad(
 
 
 def measure_prior(spec: MelSpec, crops: AudioCrops, count: int = 500) -> EnergyPrior:
-    """Find the energies of the quietest and the loudest frames in some of the training data."""
+    """Find the energies of the quietest and the loudest frames in some crops as they are trained on."""
     bands = torch.cat([spec.expand(spec(crops[n]["wave"][None])) for n in range(count)], -1)
     energy = bands.sum(1).sqrt()
     return EnergyPrior(float(energy.min()), float(energy.max()))

@@ -45,6 +45,7 @@ from mmdiff.training.denoising import DenoisingTask
 from mmdiff.training.denoising_gan import DenoisingGAN
 
 LATENTS = 64  # random numbers of generators and of the VAE
+DEVIATION = 0.2  # of pixels about what is decoded, where its training begins: from 1 it would take minutes to come here
 CODES = 4  # latents of LSGM for each cell of pixels
 LEAST_NOISE = 0.02  # σ/α where likelihoods end: about a step of the pixels
 
@@ -85,7 +86,7 @@ def flow_bits(task: SmallTask, denoiser: Denoiser, x: Tensor, generator: torch.G
     """
     schedule = denoiser.schedule
     end = time_of_noise(schedule, LEAST_NOISE)
-    options = {"steps": 12, "t_min": end, "quantised": task.quantised, "generator": generator}
+    options = {"steps": 24, "t_min": end, "quantised": task.quantised, "generator": generator}
     return ode_likelihood(denoiser, x, schedule, **options).bits
 
 
@@ -147,6 +148,7 @@ class OfItems(nn.Module):
 def vae(task: SmallTask) -> Method:
     """Encode an item as 64 random numbers; the decoder draws in one pass."""
     autoencoder = Autoencoder(len(task.shape) - 1, 1, LATENTS, **task.autoencoder_settings)
+    nn.init.constant_(autoencoder.log_deviation, math.log(DEVIATION))
 
     @torch.no_grad()
     def make(count: int, generator: torch.Generator) -> Tensor:
@@ -172,7 +174,7 @@ def lsgm(task: SmallTask) -> Method:
     autoencoder = Autoencoder(
         len(task.shape) - 1, 1, CODES, widths=(48,), factors=((*still, cell, cell),), kernel=(*still, 3, 3)
     )
-    nn.init.constant_(autoencoder.log_deviation, math.log(0.2))  # from 1 it would take minutes to come here
+    nn.init.constant_(autoencoder.log_deviation, math.log(DEVIATION))
     schedule, network = CosineVP(), task.network(CODES, patch=1)
     denoiser = build_denoiser(network, schedule, "v", "log_snr", mixed=CODES)
     end = time_of_noise(schedule, LEAST_NOISE)
@@ -184,7 +186,7 @@ def lsgm(task: SmallTask) -> Method:
 
     @torch.no_grad()
     def bits(x: Tensor, generator: torch.Generator) -> Tensor:
-        prior = by_ode(denoiser, schedule, steps=12, t_min=end)
+        prior = by_ode(denoiser, schedule, steps=24, t_min=end)
         return pair_bound(autoencoder, prior, x, quantised=task.quantised, generator=generator).total
 
     both = JointTask(autoencoder, denoiser, CrossEntropy(schedule, times=Importance(first=end)))

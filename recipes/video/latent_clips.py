@@ -184,7 +184,7 @@ def main(
     task = ClipTask(model, balance=balance)
     train_stages(task, stages, run_dir, digits=digits, ema=ema, resume=resume, **common)
     if joint is not None:
-        autoencoder.requires_grad_(True)
+        autoencoder.requires_grad_(True).log_deviation.requires_grad_(False)  # that is given
         task.drop = joint.drop
         times = Importance(first=time_of_noise(model.denoiser.schedule, joint_noise))
         both = JointTask(

@@ -124,7 +124,7 @@ def test_every_method_learns_draws_and_says_bits_where_it_has_them(clips):
             assert made.shape == x.shape, name
         if method.bits is not None:
             told.add(name)
-    assert {"diffusion", "flow_matching", "lsgm", "vae"} <= told
+    assert {"diffusion", "flow_matching", "langevin", "lsgm", "vae"} <= told
     assert not told & {"gan", "denoising_gan"}
 
 

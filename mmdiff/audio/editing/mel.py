@@ -68,9 +68,15 @@ def fill_by_mel(
     with torch.no_grad():
         mel = completed(model, stft, number, scale, edit, options=options, progress=progress)
         if edit.known_rate is not None:
-            told = {"mel_spec": model.mel, "samples": edit.wave.shape[-1], "measured": True}
-            seeds = options.seeds(0, len(mel))
-            return torch.cat(list(voc.blocks(mel, seed=seeds, temperature=options.temperature, **told)), -1)
+            blocks = voc.blocks(
+                mel,
+                mel_spec=model.mel,
+                seed=options.seeds(0, len(mel)),
+                temperature=options.temperature,
+                samples=edit.wave.shape[-1],
+                measured=True,
+            )
+            return torch.cat(list(blocks), -1)
         return fill_gaps(voc, edit, mel, seed=options.seed, temperature=options.temperature)
 
 

@@ -23,6 +23,7 @@ from mmdiff.audio.evaluation.word_judge import WordJudge, digit_accuracy, none_s
 from mmdiff.audio.generator import SoundGenerator
 from mmdiff.audio.resampling import resample
 from mmdiff.audio.vocoder_model import VocoderModel
+from mmdiff.devices import same_compute_dtype
 from mmdiff.errors import InputError
 from mmdiff.media.distances import feature_distances
 from mmdiff.media.estimates import Estimate
@@ -243,8 +244,9 @@ def digit_validation(
     assert isinstance(judge, WordJudge)
 
     def validate(task: nn.Module, step: int) -> Validation:
-        gen = SoundGenerator(task.model, device, vocoder=vocoder)  # type: ignore[arg-type]
-        spoken = made_by(gen, "model", 1, progress=False)
+        with same_compute_dtype(task):
+            gen = SoundGenerator(task.model, device, vocoder=vocoder)  # type: ignore[arg-type]
+            spoken = made_by(gen, "model", 1, progress=False)
         score = _score(spoken, judge.to(spoken.waves.device))
         chosen = range(0, len(gen.labels), -(-len(gen.labels) // keep))
         audio = {gen.labels[n]: (spoken.waves[n].cpu(), judge.sample_rate) for n in chosen}

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from mmdiff.audio.datasets.layouts import Clip
 from mmdiff.audio.io import read
-from mmdiff.audio.metrics import evaluate
+from mmdiff.audio.metrics import evaluate, installed
 from mmdiff.audio.vocoder import Vocoder
+from mmdiff.devices import same_compute_dtype
 from mmdiff.training.log import Validation
 
 _METRICS = ("pesq", "stoi", "log_mel_l1")
@@ -46,9 +47,13 @@ def vocoder_validation(
         ``validate(task, step) -> Validation`` with the means of PESQ, STOI and log-mel L1 (those installed).
     """
     chosen = list(clips)[:: max(1, len(clips) // count)][:count]
+    measures = installed(_METRICS)
 
     def validate(task: nn.Module, step: int) -> Validation:
-        vocoder = Vocoder(task.vocoder, device)  # type: ignore[arg-type]
+        with same_compute_dtype(task):
+            return measure(Vocoder(task.vocoder, device))  # type: ignore[arg-type]
+
+    def measure(vocoder: Vocoder) -> Validation:
         totals: dict[str, list[float]] = {}
         audio: dict[str, tuple[Tensor, int]] = {}
         images = {}
@@ -57,7 +62,7 @@ def vocoder_validation(
             for count in (*other_steps, steps):
                 estimate = copy_synthesis(vocoder, wave, steps=count, seed=number).cpu()
                 ending = "" if count == steps else f"_{count}"
-                for name, value in evaluate(wave[0], estimate[0], vocoder.sample_rate, _METRICS).items():
+                for name, value in evaluate(wave[0], estimate[0], vocoder.sample_rate, measures).items():
                     totals.setdefault(name + ending, []).append(value)
             if number < keep:
                 audio[f"clip{number}"] = (estimate[0], vocoder.sample_rate)

@@ -14,6 +14,7 @@ from torch import Tensor
 from mmdiff.audio import io
 from mmdiff.audio.evaluation.baselines import griffin_lim_at_rate, without_network
 from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.mel.lengths import longest_length
 from mmdiff.audio.metrics import METRICS, evaluate, log_spectral_distance
 from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stream import BLOCK, VocoderStream
@@ -127,7 +128,7 @@ def evaluate_vocoder(
         for number, path in enumerate(track(files, "evaluating", show=progress)):
             wave, rate = io.read(path, sample_rate=voc.sample_rate)
             mel = spec(io.resample(wave, rate, spec.sample_rate))[0].to(voc.device)
-            longest = round(mel.shape[-1] * spec.hop_length * rate / spec.sample_rate)
+            longest = longest_length(spec, mel.shape[-1], rate)
             for tally in tallies:
                 if number == 0:  # caches and thread pools are not what is timed
                     tally.system.synthesise(mel, min(wave.shape[1], longest), seeds[0])

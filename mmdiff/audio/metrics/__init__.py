@@ -9,6 +9,7 @@ warning gives the reason: leave such items out of a mean, as ``numpy.nanmean`` d
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 from mmdiff.audio.metrics.hearing import pesq as pesq
@@ -42,6 +43,12 @@ METRICS: dict[str, Metric] = {
     "wer": Metric(word_error_rate, "", False),
 }
 """The measures by name."""
+_PACKAGES = {"pesq": "pesq", "stoi": "pystoi", "wer": "pocketsphinx"}
+
+
+def installed(names: Sequence[str]) -> list[str]:
+    """Those of some measures whose packages are here."""
+    return [name for name in names if importlib.util.find_spec(_PACKAGES.get(name, "mmdiff"))]
 
 
 def evaluate(
