@@ -107,6 +107,7 @@ def test_examples_run(script, some_model, tmp_path, monkeypatch, capsys):
         "picture": {"picture": str(tmp_path / "x.png")},
         "vocode": {"folder": tmp_path / "out"},
         "edit_sound": {"folder": tmp_path / "edited"},
+        "other_sounds": {"folder": tmp_path / "others"},
         "any_mel": {},
         "clips": {"steps": 2},
         "record_game": {"folder": tmp_path / "games", "clips": 1, "seconds": 0.5},
