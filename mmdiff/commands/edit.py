@@ -72,7 +72,7 @@ def edit(
     declip : bool
         Make anew what was cut off at the recording's highest and lowest level.
     model : str, optional
-        Shipped model, model folder or hub id: a model of sound (of waveforms, or for gaps and continuations of
+        Shipped model, model folder or hub id: a model of sound (of waveforms, or for all but declipping of
         spectrograms, such as digits-16k); for gaps also a vocoder, such as vocoder-16k, which is told the spectrogram
         interpolated in the gap. Default: none.
     label : str, optional

@@ -104,7 +104,8 @@ def evaluate(
     edits : bool
         Clips: measure prediction, interpolation, in- and outpainting, and upsampling in space and time. Sound: gaps,
         continuation, a doubled rate and declipping of the first 4 s of recordings, by vocoders gaps alone; by models
-        of spectrograms gaps and the second half, told what the recordings of "mmdiff fetch digits-16k" say.
+        of spectrograms gaps, the second half and the doubled rate, told what the recordings of "mmdiff fetch
+        digits-16k" say.
     likelihood : bool
         Measure bits per dimension of files: of "reference" and, as files of another kind, "estimate"; 16 of each unless
         --limit says more; --split is of the first. --steps is the number of evaluations for a file's estimate.
