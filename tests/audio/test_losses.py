@@ -99,3 +99,13 @@ def test_scores_are_those_of_pesq(name: str):
     for sound in worse:
         score = 0.999 + 4 / (1 + math.exp(3.8224 - 1.3669 * (4.5 - float(loss(sound, wave)))))
         assert score == pytest.approx(pesq(wave[0], sound[0], RATE), abs=0.25)
+
+
+@pytest.mark.parametrize("samples", [4000, 16_384, 20_000])
+def test_the_end_of_a_sound_is_heard(samples: int):
+    """The last section of frames counts though it is shorter, as the standard has it."""
+    wave = speech_like()[:, 3000 : 3000 + samples]
+    worse = wave.clone()
+    worse[:, -1000:] *= 1.5
+    loss = DisturbanceLoss(RATE)
+    assert float(loss(worse, wave)) > 0.01 + float(loss(wave, wave))
