@@ -112,9 +112,9 @@ class SpectralVocoder(VocoderModel):
         prior = conditions.prior
         return self._agreeing(torch.cat([root.square() * prior[..., :-1], prior[..., -1:]], -1), conditions)
 
-    def _agreeing(self, magnitude: Tensor, conditions: Conditions) -> Tensor:
+    def _agreeing(self, magnitude: Tensor, conditions: Conditions, iterations: int = 2) -> Tensor:
         # Only a mel measured with this very window and hop is a constraint that can be met exactly.
-        return conditions.bands.rescale(magnitude) if conditions.bands.native else magnitude
+        return conditions.bands.rescale(magnitude, iterations) if conditions.bands.native else magnitude
 
     def sample_magnitude(
         self, noise: Tensor, conditions: Conditions, grid: Tensor | Stops, sampler: str = "ddim"
@@ -197,15 +197,15 @@ class SpectralVocoder(VocoderModel):
             wanted = found.abs() if number else magnitude
             found = self.phase(consistent, wanted, conditions.prior, conditions.context, level)
         found = begun_by(held, found)
-        return begun_by(held, self._told(found, conditions, samples)) if levels else found
+        return begun_by(held, self._scaled_to_mel(found, conditions, samples)) if levels else found
 
-    def _told(self, spectrum: Tensor, conditions: Conditions, samples: int) -> Tensor:
+    def _scaled_to_mel(self, spectrum: Tensor, conditions: Conditions, samples: int) -> Tensor:
         """Bring what will be heard of a spectrum (B, T, K) nearer to the mel's bands, which are known."""
         if not conditions.bands.native:
-            return spectrum
+            return spectrum  # nothing to transform for
         heard = self.stft(self.stft.inverse(spectrum, samples))
         magnitude = (heard.abs().square() + 1e-12).sqrt()  # gradients stay finite
-        return heard * (conditions.bands.rescale(magnitude, iterations=1) / magnitude)
+        return heard * (self._agreeing(magnitude, conditions, iterations=1) / magnitude)
 
     def phase_levels(self, steps: int) -> tuple[float, ...]:
         """What the phase network is told at its evaluations among ``steps``: what it is to correct.

@@ -19,6 +19,8 @@ class Metric(NamedTuple):
     """Unit of the value; empty for a pure number."""
     higher_is_better: bool
     """Direction."""
+    package: str = ""
+    """What it needs beyond the project's own packages."""
 
 
 def chosen(names: Sequence[str] | None, known: Mapping[str, Metric]) -> dict[str, Callable[..., float]]:

@@ -31,8 +31,8 @@ from mmdiff.media.measures import Metric as Metric
 from mmdiff.media.measures import chosen
 
 METRICS: dict[str, Metric] = {
-    "pesq": Metric(pesq, "MOS", True),
-    "stoi": Metric(stoi, "", True),
+    "pesq": Metric(pesq, "MOS", True, "pesq"),
+    "stoi": Metric(stoi, "", True, "pystoi"),
     "mcd": Metric(mel_cepstral_distortion, "dB", False),
     "lsd": Metric(log_spectral_distance, "dB", False),
     "mr_stft": Metric(multi_resolution_stft, "", False),
@@ -40,15 +40,14 @@ METRICS: dict[str, Metric] = {
     "si_sdr": Metric(si_sdr, "dB", True),
     "f0_error": Metric(f0_error, "cents", False),
     "voicing_error": Metric(voicing_error, "", False),
-    "wer": Metric(word_error_rate, "", False),
+    "wer": Metric(word_error_rate, "", False, "pocketsphinx"),
 }
 """The measures by name."""
-_PACKAGES = {"pesq": "pesq", "stoi": "pystoi", "wer": "pocketsphinx"}
 
 
 def installed(names: Sequence[str]) -> list[str]:
     """Those of some measures whose packages are here."""
-    return [name for name in names if importlib.util.find_spec(_PACKAGES.get(name, "mmdiff"))]
+    return [name for name in names if importlib.util.find_spec(METRICS[name].package or "mmdiff")]
 
 
 def evaluate(
