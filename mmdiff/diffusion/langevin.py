@@ -163,10 +163,6 @@ class CriticallyDamped(VariancePreserving):
         mean = [decay * (x + tau * (x + p)), root * decay * (p - tau * (x + p))]
         return Moments(torch.stack(mean, 1).to(u_s.dtype), factor @ factor.mT)
 
-    def prior(self, noise: Tensor) -> Tensor:
-        """Standard normal noise (B, 2, C, *space) to a pair at t = 1: x ~ N(0, 1), v ~ N(0, M)."""
-        return torch.stack([noise[:, 0], math.sqrt(self.mass) * noise[:, 1]], 1)
-
     def eps(self, u: Tensor, x0: Tensor, t: Tensor | float) -> Tensor:
         """ε_v of u = L ε + μ x_0, of shape (B, C, *space); -ε_v/l_vv is the score of v."""
         at, (x, v) = self.levels_like(t, x0), u.unbind(1)

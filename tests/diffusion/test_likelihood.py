@@ -110,6 +110,31 @@ def test_the_discrete_bound_is_the_closed_form(schedule: Schedule, variance: Any
     assert (found.total > nll(x0)).all()
 
 
+@pytest.mark.parametrize("size", [3, 64])
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_the_discrete_bound_is_the_closed_form_where_elements_depend_on_each_other(
+    size: int, variance: Any
+) -> None:
+    """Along each axis of the data's covariance as for numbers of that variance."""
+    data, schedule, steps = VectorMixture.random(1, size, seed=size), CosineVP(), 6
+    x0, grid = data.sample(2, (1, size)), make_grid("uniform", schedule, steps)
+    items = x0.repeat_interleave(20_000 // size, 0)
+    found = discrete_bound(
+        data.denoiser(schedule), items, schedule, grid, variance=variance, generator=seeded()
+    )
+    snr, sigma = schedule.log_snr(grid).exp(), schedule(grid).sigma
+    lost = 1 - snr[:-2] / snr[1:-1]
+    true = sigma[1:-1] ** 2 * lost
+    ratio = (sigma[1:-1] / sigma[:-2]) ** 2 if variance == "large" else torch.ones_like(true)
+    s2, place = data.variances[0], ((x0[:, 0] - data.means) @ data.axes[0]) ** 2  # (D,), (2, D)
+    error = (place[..., None] + snr[:-2] * s2[:, None] ** 2) / (1 + snr[:-2] * s2[:, None]) ** 2
+    moved = (snr[1:-1] - snr[:-2]) * ratio * error.mean(1)  # over dimensions, (2, steps - 1)
+    wanted = (ratio - 1 - ratio.log() + moved).sum(1) / 2 / math.log(2)
+    mean, spread = (f(found.diffusion.view(2, -1), 1) for f in (torch.mean, torch.std))
+    assert ((mean - wanted).abs() < 4 * spread / math.sqrt(len(items) / 2)).all()
+    assert (spread / math.sqrt(len(items) / 2) < 0.02 * wanted).all()  # so that the comparison says something
+
+
 def test_the_step_into_the_data() -> None:
     schedule, x0 = CosineVP(), many([MEAN, 1.3], 20000)
     grid = make_grid("uniform", schedule, 8)

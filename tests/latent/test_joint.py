@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from normal_prior import Rotated
 from torch import Tensor, nn
 
 from mmdiff.diffusion.mixed_denoiser import MixedDenoiser
@@ -15,6 +16,7 @@ from mmdiff.errors import InputError
 from mmdiff.latent.autoencoder import Autoencoder
 from mmdiff.latent.cross_entropy import CrossEntropy
 from mmdiff.latent.joint import JointTask
+from mmdiff.latent.posterior import Posterior
 from mmdiff.training import Part, Trainer
 
 SCHEDULE = GeometricVP()
@@ -81,8 +83,6 @@ def test_the_bound_of_a_linear_model_of_normal_data_is_known() -> None:
 
     class Linear(nn.Module):
         def encode(self, x: Tensor):
-            from mmdiff.latent.posterior import Posterior
-
             return Posterior(w * x, torch.full_like(x, math.log(r)))
 
         def decode(self, z: Tensor) -> Tensor:
@@ -102,6 +102,70 @@ def test_the_bound_of_a_linear_model_of_normal_data_is_known() -> None:
     likelihood = ((1 - d * w) ** 2 * s2 + d**2 * r**2) / (2 * e**2) + math.log(e) + math.log(2 * math.pi) / 2
     divergence = (w**2 * s2 + r**2 - 1) / 2 - math.log(r)
     assert found == pytest.approx(likelihood + divergence, abs=0.02)
+
+
+class Linear(nn.Module):
+    """z = W x + r ε' of data (B, 1, D), and x = V z + e ε'' of latents (B, 1, K)."""
+
+    def __init__(self, dims: int, latents: int, source: torch.Generator) -> None:
+        super().__init__()
+
+        def drawn(*size: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(size, generator=source, dtype=torch.float64) / 2)
+
+        self.into, self.back, self.log_r = drawn(latents, dims), drawn(dims, latents), drawn(latents)
+        self.log_e = nn.Parameter(torch.tensor(-0.4, dtype=torch.float64))
+
+    def encode(self, x: Tensor) -> Posterior:
+        mean = x @ self.into.T
+        return Posterior(mean, self.log_r.expand_as(mean))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z @ self.back.T
+
+    def nll(self, x: Tensor, decoded: Tensor) -> Tensor:
+        spread = (x - decoded) ** 2 * (-2 * self.log_e).exp() / 2
+        return (spread + self.log_e + math.log(2 * math.pi) / 2).flatten(1).sum(1)
+
+
+def likelihood_of_normal_data(pair: Linear, covariance: Tensor) -> Tensor:
+    """Nats that x ~ N(0, covariance) costs given its latents, by the moments of x and z."""
+    dims, noise = len(covariance), torch.diag((2 * pair.log_r).exp())
+    rest = torch.eye(dims, dtype=torch.float64) - pair.back @ pair.into
+    error = torch.trace(rest @ covariance @ rest.T) + torch.trace(pair.back @ noise @ pair.back.T)
+    return error * (-2 * pair.log_e).exp() / 2 + dims * (pair.log_e + math.log(2 * math.pi) / 2)
+
+
+def divergence_of_normal_data(pair: Linear, prior: Rotated, covariance: Tensor) -> Tensor:
+    """Nats of its latents' divergence from N(0, R diag(s²) Rᵀ)."""
+    noise = torch.diag((2 * pair.log_r).exp())
+    seen = prior.rotation.T @ (pair.into @ covariance @ pair.into.T + noise) @ prior.rotation
+    cross = (torch.diagonal(seen) * (-2 * prior.log_std).exp() / 2 + prior.log_std).sum()
+    return cross - len(noise) / 2 - pair.log_r.sum()  # of 2π, cross entropy and entropy have as much
+
+
+@pytest.mark.parametrize(("dims", "latents", "kl"), [(3, 2, 1.0), (5, 4, 0.7), (2, 1, 1.0)])
+def test_gradients_of_a_linear_model_of_normal_data_are_known(dims: int, latents: int, kl: float) -> None:
+    """By all weights: of encoder and decoder, of deviations, and of the prior that learns beside them."""
+    source = torch.Generator().manual_seed(dims)
+    pair, prior = Linear(dims, latents, source), Rotated(SCHEDULE, latents)
+    root = torch.randn(dims, dims, generator=source, dtype=torch.float64) / math.sqrt(dims)
+    x = torch.randn(500_000, dims, generator=source, dtype=torch.float64) @ root.T
+    covariance = x.T @ x / len(x)  # of these very data: what is random is z, the time and its noise
+    task = JointTask(pair, prior, CrossEntropy(SCHEDULE, "likelihood"), kl=kl)
+    losses = task(x[:, None], source)
+    losses["loss"].backward()
+
+    likelihood = likelihood_of_normal_data(pair, covariance)
+    divergence = divergence_of_normal_data(pair, prior, covariance)
+    bound = float((likelihood + divergence).detach()) / dims
+    assert float(losses["bound"]) == pytest.approx(bound, abs=0.02)
+    parameters = list(pair.parameters())
+    gradients = torch.autograd.grad(likelihood + kl * divergence, parameters, retain_graph=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        torch.testing.assert_close(parameter.grad * dims, gradient, rtol=0.02, atol=0.03)
+    (of_prior,) = torch.autograd.grad(divergence, [prior.log_std])
+    torch.testing.assert_close(prior.log_std.grad * latents, of_prior, rtol=0.02, atol=0.03)
 
 
 def trainer(folder: Path, steps: int = 8) -> Trainer:
