@@ -25,6 +25,7 @@ from mmdiff.audio.metrics import (
     stoi,
     voicing_error,
     word_error_rate,
+    words,
 )
 from mmdiff.audio.metrics.words import edits, words_heard
 from mmdiff.errors import InputError
@@ -288,15 +289,18 @@ def test_a_recogniser_hears_the_end_of_a_prompt_and_less_of_it_in_noise() -> Non
     assert word_error_rate(speech, noisy, RATE) == edits(heard, words_heard(noisy, RATE)) / len(heard) > 0.1
 
 
-def test_no_words_are_lost_of_a_sound_itself() -> None:
+def test_no_words_are_lost_of_a_sound_itself_and_it_is_heard_as_before() -> None:
     speech = torch.tensor(librosa.load("examples/speech.flac", sr=None, offset=4)[0])
     assert word_error_rate(speech, speech, RATE) == 0
+    heard = words_heard(speech, RATE)
+    words._recognised.cache_clear()
+    assert words_heard(speech, RATE) == heard
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_edits_are_the_fewest_that_exist(seed: int) -> None:
-    words = np.random.default_rng(seed).integers(0, 3, 11).tolist()
-    a, b = words[:5], words[5:]
+    text = np.random.default_rng(seed).integers(0, 3, 11).tolist()
+    a, b = text[:5], text[5:]
 
     def fewest(i: int, j: int) -> int:
         """Try everything."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from mmdiff.audio.metrics.hearing import needed_package
@@ -50,18 +51,23 @@ def words_heard(sound: Sound, sample_rate: int) -> list[str]:
     InputError
         The package is missing.
     """
-    package = needed_package("pocketsphinx")
+    needed_package("pocketsphinx")
     samples, _ = pair(sound, sound, sample_rate)
     if is_silent(samples):
         return []  # the recogniser may hear words in it
     wave = resample(samples, sample_rate, _RATE).clamp(-1, 1)
+    return list(_recognised((wave * 32767).round().short().numpy().tobytes()))
+
+
+@functools.lru_cache(maxsize=16)  # several estimates in a row are measured against one reference
+def _recognised(wave: bytes) -> tuple[str, ...]:
     # A new one each time: it remembers enough of one utterance to hear the next differently.
-    decoder = package.Decoder(samprate=_RATE, cmn="batch", loglevel="FATAL")
+    decoder = needed_package("pocketsphinx").Decoder(samprate=_RATE, cmn="batch", loglevel="FATAL")
     decoder.start_utt()
-    decoder.process_raw((wave * 32767).round().short().numpy().tobytes(), full_utt=True)
+    decoder.process_raw(wave, full_utt=True)
     decoder.end_utt()
     best = decoder.hyp()
-    return best.hypstr.split() if best else []
+    return tuple(best.hypstr.split()) if best else ()
 
 
 def edits(reference: Sequence[str], other: Sequence[str]) -> int:
