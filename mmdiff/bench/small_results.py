@@ -189,7 +189,12 @@ def _draw(axes: Axes, scores: Sequence[Score], across: str, up: str, colours: Ma
     if across == "seconds" and axes.lines:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
-    if up == "frechet":
-        axes.set_yscale("symlog", linthresh=1.0)  # the extrapolated distance may be 0
-    axes.set_ylim(bottom=0)
+    lowest = min((score.measures[up].value for score in scores if up in score.measures), default=0.0)
+    if up != "frechet":
+        axes.set_ylim(bottom=0)
+    elif lowest > 0:
+        axes.set_yscale("log")
+    else:  # the extrapolated distance may be 0
+        axes.set_yscale("symlog", linthresh=1.0)
+        axes.set_ylim(bottom=0)
     axes.grid(linewidth=0.3)
