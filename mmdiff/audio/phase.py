@@ -1,4 +1,4 @@
-"""Phase for a magnitude spectrogram: single-pass inversion, fast Griffin-Lim, and a network that corrects them.
+"""Phase for a magnitude spectrogram: single-pass inversion, accelerated Griffin-Lim, and a network that corrects them.
 
 Spectra are (B, T, K) as :class:`mmdiff.audio.stft.Stft` gives them: the phase of a frame refers to the first
 sample of its window.
@@ -102,10 +102,15 @@ def griffin_lim(
     samples: int,
     iterations: int,
     momentum: float = 0.99,
+    relaxation: float = 1.25,
     differentiable: int = 0,
     held: Tensor | None = None,
 ) -> Tensor:
-    """Fast Griffin-Lim (Perraudin et al. 2013) from given start phases.
+    """Accelerated Griffin-Lim (Nenov et al. 2023, arXiv 2306.12504, with α = β) from given start phases.
+
+    Every iteration goes beyond the consistent spectrum that it finds by ``relaxation``, and then on in the direction
+    it came from by ``momentum``. Relaxation 1 is the fast algorithm of Perraudin et al. (2013), momentum 0 besides
+    it that of Griffin and Lim.
 
     Parameters
     ----------
@@ -115,6 +120,7 @@ def griffin_lim(
     samples : int
     iterations : int >= 0
     momentum : float in [0, 1)
+    relaxation : float >= 1
     differentiable : int >= 0
         How many of the last iterations gradients flow through, with softened phasors so that they stay finite.
     held : Tensor, shape (B, n, K), complex, optional
@@ -127,24 +133,42 @@ def griffin_lim(
         ``magnitude`` with the phases found.
     """
     assert held is None or not differentiable
-    beta = momentum / (1 + momentum)
     detached = magnitude.detach()
     with torch.no_grad():
-        spectrum, previous = detached * phasors, torch.zeros_like(phasors)
+        spectrum = detached * phasors
+        ahead = reached = None  # reached by relaxation; further ahead by momentum
         for _ in range(iterations - differentiable):
             projected = stft(stft.inverse(begun_by(held, spectrum), samples))
-            previous *= -beta  # in place: fresh memory would take longer than the arithmetic
-            previous += projected
-            spectrum, previous = torch.sgn(previous), projected
+            ahead, reached = _accelerated(projected, ahead, reached, momentum, relaxation)
+            spectrum = torch.sgn(ahead)
             spectrum *= detached
-        ahead = None
     if differentiable:
-        ahead = torch.sgn(spectrum)
+        found = torch.sgn(spectrum)
         for _ in range(differentiable):
-            projected = stft(stft.inverse(magnitude * ahead, samples))
-            ahead, previous = _soft_phasors(projected - beta * previous, detached), projected
-        return magnitude * ahead
+            projected = stft(stft.inverse(magnitude * found, samples))
+            ahead, reached = _accelerated(projected, ahead, reached, momentum, relaxation)
+            found = _soft_phasors(ahead, detached)
+        return magnitude * found
     return begun_by(held, spectrum if iterations else magnitude * phasors)
+
+
+def _accelerated(
+    projected: Tensor, ahead: Tensor | None, reached: Tensor | None, momentum: float, relaxation: float
+) -> tuple[Tensor, Tensor]:
+    """Where an iteration that projected ``ahead`` goes next, and what it reached; of the first, just that."""
+    if ahead is None or reached is None:
+        return projected.clone(), projected
+    came_to = _towards(ahead, projected, relaxation)
+    return _towards(reached, came_to, 1 + momentum), came_to
+
+
+def _towards(start: Tensor, end: Tensor, weight: float) -> Tensor:
+    """Go from ``start`` to ``end`` and on, if ``weight`` is over 1. Where it can be, ``start`` is used again."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not isinstance(start, Tensor):
+        return torch.lerp(start, end, weight)
+    # Fresh memory would take longer than the arithmetic, and arithmetic on complex numbers longer than on real ones.
+    torch.view_as_real(start).lerp_(torch.view_as_real(end), weight)
+    return start
 
 
 def begun_by(held: Tensor | None, spectrum: Tensor) -> Tensor:

@@ -71,6 +71,10 @@ class Planes:
     def __truediv__(self, other: Tensor | float) -> Planes:
         return Planes(self.real / other, self.imag / other)
 
+    def clone(self) -> Planes:
+        """Itself: nothing here is changed in place."""
+        return self
+
     def conj(self) -> Planes:
         """Complex conjugate."""
         return Planes(self.real, -self.imag)
@@ -158,8 +162,8 @@ def _cummin(x: Tensor, dim: int) -> _Running:
 _OF_PLANES: dict[Any, Callable[..., Any]] = {
     torch.Tensor.mul: lambda x, planes: planes * x,
     torch.sgn: _sgn,
+    torch.lerp: lambda start, end, weight: start + (end - start) * weight,
     torch.cat: _cat,
-    torch.zeros_like: _for_parts(torch.zeros_like),
     F.pad: _for_parts(F.pad),
     synthesise: _synthesise,
 }

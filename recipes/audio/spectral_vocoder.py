@@ -8,13 +8,15 @@ Trainings, one after the other, each resumable:
    evaluation is trained beside two and three: the phase network learns to do without a sampled magnitude too.
 3. ``RUN/adversarial``, if ``adversarial_steps`` says so: as 2, with a critic of spectra that learns beside them.
 
-With ``init`` the first is left out and the second goes on from a model's weights. The model folder is ``RUN/model``.
+With ``init`` the first is left out and the second goes on from a model's weights, whose mean with what it comes to can
+be better than either (``average``). The model folder is ``RUN/model``.
 Run it with one of
 
     mmdiff run spectral_vocoder.tiny                     # seconds; shows that everything works
     mmdiff run spectral_vocoder --fetch true             # the shipped vocoder-16k, on Debian's free speech
     mmdiff run spectral_vocoder.continued                # go on training what is shipped
     mmdiff run spectral_vocoder.deeper                   # the same with a deeper phase network
+    mmdiff run spectral_vocoder.averaged                 # go on, and take the mean of both ends
     mmdiff run spectral_vocoder.unseen                   # the same with two speakers held out
     mmdiff run spectral_vocoder.ljspeech --data LJSpeech-1.1
     mmdiff run spectral_vocoder --resume true            # go on after an interruption
@@ -80,6 +82,7 @@ def main(
     adversarial: float = 0.02,
     critic_rate: float = 4e-4,
     variety: float = 0.5,
+    average: float = 0.0,
     ema: float = 0.998,
     validate_every: int = 500,
     checkpoint_every: int = 250,
@@ -130,6 +133,8 @@ def main(
         adversarial: Weight of the critic's judgement in it.
         critic_rate: Peak learning rate of the critic.
         variety: Share of batches with another mel definition than the model's own.
+        average: Share of the weights of ``init`` in those of the finished model: 0.5 takes the mean of where trainings
+            began and ended (Wortsman et al. 2022, arXiv:2203.05482).
         ema: Decay of the weight average that is kept.
         validate_every: Updates between validations.
         checkpoint_every: Updates between checkpoints.
@@ -138,6 +143,8 @@ def main(
         dtype: Of the networks' matrix products.
         seed: Of weights, data and noise.
     """
+    if not 0 <= average < 1 or (average and init is None):
+        raise InputError(f"average={average} must be at least 0 and below 1, and 0 without init")
     if fetch:
         fetch_debian_speech(data)
     torch.manual_seed(seed)
@@ -152,6 +159,7 @@ def main(
     vocoder = SpectralVocoder(stft, mel, magnitude, phase, iterations, final_steps, corrections)
     if begun is not None:
         tensors = deepened(named_tensors(vocoder), named_tensors(begun))
+        tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         assign_tensors(vocoder, tensors, source=init)
     set_compute_dtype(vocoder, pick_compute_dtype(pick_device(device), dtype))
 
@@ -200,6 +208,10 @@ def main(
         settings["parts"] = {"critic": Part(critic_rate, (0.8, 0.99))}
         train_stage("adversarial", task, steps=adversarial_steps, learning_rate=adversarial_rate, **settings)
 
+    if average:
+        with torch.no_grad():
+            for name, tensor in named_tensors(vocoder).items():
+                tensor.lerp_(tensors[name].to(tensor), average)
     finished = SpectralVocoder(stft, mel, magnitude, phase, final_iterations, final_steps, corrections)
     folder = save_model(finished, run_dir / "model")
     print(f"saved {folder}; measure it: mmdiff evaluate RECORDINGS --model {folder}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 import torchaudio
 
@@ -21,6 +22,14 @@ def inconsistency(magnitude: torch.Tensor, spectrum: torch.Tensor, samples: int)
     """Relative distance of a spectrum from the STFT of its own inverse (Griffin & Lim's criterion)."""
     projected = STFT(STFT.inverse(spectrum, samples)).abs()
     return float((projected - magnitude).norm() / magnitude.norm())
+
+
+def random_start(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Magnitude of noise, and phases that have nothing to do with it."""
+    source = torch.Generator().manual_seed(0)
+    magnitude = STFT(torch.randn(1, 16_384, generator=source, dtype=dtype)).abs()
+    angles = 2 * torch.pi * torch.rand(magnitude.shape, generator=source, dtype=dtype)
+    return magnitude, torch.polar(torch.ones_like(magnitude), angles)
 
 
 def test_centred_is_its_own_inverse_and_zero_phase_for_an_impulse_in_the_window_centre():
@@ -59,17 +68,32 @@ def test_single_pass_phase_carries_on_where_it_is_told_to():
     torch.testing.assert_close(rest[:, 1:], whole[:, 31:])
 
 
-def test_griffin_lim_without_momentum_never_gets_worse_and_with_it_gets_further():
-    wave = torch.randn(1, 16_384, generator=torch.Generator().manual_seed(0))
-    magnitude = STFT(wave).abs()
-    start = torch.polar(torch.ones_like(magnitude), 6.28 * torch.rand_like(magnitude))
-    plain = [
-        inconsistency(magnitude, griffin_lim(magnitude, start, STFT, 16_384, n, momentum=0.0), 16_384)
-        for n in (1, 4, 16)
-    ]
+def test_griffin_lim_alone_never_gets_worse_and_gets_further_by_momentum_and_further_by_relaxation():
+    magnitude, start = random_start()
+
+    def left(iterations: int, momentum: float, relaxation: float) -> float:
+        found = griffin_lim(magnitude, start, STFT, 16_384, iterations, momentum, relaxation)
+        return inconsistency(magnitude, found, 16_384)
+
+    plain = [left(n, 0.0, 1.0) for n in (1, 4, 16)]
     assert plain[0] >= plain[1] >= plain[2]
-    fast = inconsistency(magnitude, griffin_lim(magnitude, start, STFT, 16_384, 16, momentum=0.99), 16_384)
-    assert fast < plain[2]
+    fast, accelerated = left(16, 0.99, 1.0), left(16, 0.99, 1.25)
+    assert accelerated < fast < plain[2]
+
+
+@pytest.mark.parametrize(("momentum", "relaxation"), [(0.0, 1.0), (0.99, 1.0), (0.99, 1.25), (0.5, 1.6)])
+def test_griffin_lim_is_the_papers_iteration(momentum, relaxation):
+    """t = (1 - γ) d + γ P c, c = t + α (t - t'), d = t + β (t - t') of 2306.12504, with both projections in P."""
+    magnitude, start = random_start(torch.float64)
+    d = t = None
+    phasors = start
+    for _ in range(7):
+        projected = STFT(STFT.inverse(magnitude * phasors, 16_384))
+        after = projected if d is None else (1 - relaxation) * d + relaxation * projected
+        d = after if t is None else after + momentum * (after - t)
+        t, phasors = after, d / d.abs()
+    found = griffin_lim(magnitude, start, STFT, 16_384, 7, momentum, relaxation)
+    torch.testing.assert_close(found, magnitude * phasors)
 
 
 def test_griffin_lim_is_as_good_as_torchaudios():
