@@ -134,6 +134,8 @@ def griffin_lim(
     """
     assert held is None or not differentiable
     detached = magnitude.detach()
+    # Real factors would be made complex anew at each product.
+    factor = detached.to(phasors.dtype) if isinstance(phasors, Tensor) else detached
     with torch.no_grad():
         spectrum = detached * phasors
         ahead = reached = None  # reached by relaxation; further ahead by momentum
@@ -141,7 +143,7 @@ def griffin_lim(
             projected = stft(stft.inverse(begun_by(held, spectrum), samples))
             ahead, reached = _accelerated(projected, ahead, reached, momentum, relaxation)
             spectrum = torch.sgn(ahead)
-            spectrum *= detached
+            spectrum *= factor
     if differentiable:
         found = torch.sgn(spectrum)
         for _ in range(differentiable):
