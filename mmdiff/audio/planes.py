@@ -128,13 +128,8 @@ def _sgn(x: Planes) -> Planes:
     return x / x.abs().clamp_min(torch.finfo(x.real.dtype).tiny)
 
 
-def _for_parts(function: Callable[..., Tensor]) -> Callable[..., Planes]:
-    """Make a function of real tensors that is linear one of complex ones."""
-
-    def of_parts(x: Planes, *args: Any, **kwargs: Any) -> Planes:
-        return Planes(function(x.real, *args, **kwargs), function(x.imag, *args, **kwargs))
-
-    return of_parts
+def _pad(x: Planes, *args: Any, **kwargs: Any) -> Planes:
+    return Planes(F.pad(x.real, *args, **kwargs), F.pad(x.imag, *args, **kwargs))
 
 
 def _cat(parts: Sequence[Planes], dim: int = 0) -> Planes:
@@ -164,7 +159,7 @@ _OF_PLANES: dict[Any, Callable[..., Any]] = {
     torch.sgn: _sgn,
     torch.lerp: lambda start, end, weight: start + (end - start) * weight,
     torch.cat: _cat,
-    F.pad: _for_parts(F.pad),
+    F.pad: _pad,
     synthesise: _synthesise,
 }
 _IN_PLACE_OF: dict[Any, Callable[..., Any]] = {

@@ -144,7 +144,10 @@ def main(
         seed: Of weights, data and noise.
     """
     if not 0 <= average < 1 or (average and init is None):
-        raise InputError(f"average={average} must be at least 0 and below 1, and 0 without init")
+        raise InputError(
+            f"average={average} must be at least 0 and below 1, and 0 without a model to go on from; try --average 0.5 "
+            "--init vocoder-16k"
+        )
     if fetch:
         fetch_debian_speech(data)
     torch.manual_seed(seed)
@@ -159,7 +162,9 @@ def main(
     vocoder = SpectralVocoder(stft, mel, magnitude, phase, iterations, final_steps, corrections)
     if begun is not None:
         tensors = deepened(named_tensors(vocoder), named_tensors(begun))
-        tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        tensors = {
+            name: tensor.detach().clone() for name, tensor in tensors.items()
+        }  # some are the vocoder's own
         assign_tensors(vocoder, tensors, source=init)
     set_compute_dtype(vocoder, pick_compute_dtype(pick_device(device), dtype))
 

@@ -5,7 +5,7 @@ it is measured against. What each method makes is judged after a quarter, a half
 are timed in turn. ``RUN/compare.json`` has every number, ``RUN/compare.md`` the tables, ``RUN/compare.png`` a picture.
 Run it with one of
 
-    mmdiff run compare.tiny                                        # seconds; shows that everything works
+    mmdiff run compare.tiny                                        # a minute; shows that everything works
     mmdiff run compare --data data/digits-16k                      # five minutes for each method and task
     mmdiff run compare --tasks [video] --methods [diffusion,gan]   # some of it
     mmdiff run compare --resume true                               # go on after an interruption
