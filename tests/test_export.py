@@ -15,6 +15,7 @@ from mmdiff.audio.magnitude import MagnitudeNet
 from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.metrics import pesq
 from mmdiff.audio.networks.diffwave import DiffWave
+from mmdiff.audio.networks.frames import FrameNet
 from mmdiff.audio.networks.wavegrad import WaveGrad
 from mmdiff.audio.phase import PhaseNet
 from mmdiff.audio.planes import Planes
@@ -48,6 +49,15 @@ def wavegrad() -> WaveformVocoder:
 @pytest.fixture(scope="module")
 def diffwave() -> WaveformVocoder:
     return waveform_vocoder(lambda: DiffWave(4, 4, 2, 1, (4, 2), step_width=8))
+
+
+@pytest.fixture(scope="module")
+def frames() -> WaveformVocoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = FrameNet(MEL, channels=8, depth=2, bands=4, overlap=2)
+        torch.nn.init.normal_(network.network.write.weight)
+        return WaveformVocoder(MEL, network, BetaTable((1e-3, 0.01, 0.3)), 3, prediction="x0").eval()
 
 
 class Inverse(Graph):
@@ -198,6 +208,14 @@ def test_the_shortest_length_stated_is_the_least_that_is_reflected_at_its_ends(s
         assert graph(*graph.example(1, shortest)).shape == (1, samples)
 
 
+def test_network_at_frame_rate_is_a_program_of_three_frames_and_more(frames, tmp_path):
+    facts = export(frames, tmp_path / "frames.pt2", format="pt2", part="network")
+    assert facts["frames"][0] == 3
+    assert facts["check"]["decibels"] > 90
+    with torch.no_grad():
+        assert compare(make_graph(frames, 1, "network"), tmp_path / "frames.pt2", "pt2", 2, 3).decibels > 90
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "pt2"])
 def test_whole_spectral_vocoder_is_exported(format, spectral, tmp_path):
@@ -210,7 +228,7 @@ def test_whole_spectral_vocoder_is_exported(format, spectral, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["wavegrad", "diffwave"])
+@pytest.mark.parametrize("network", ["wavegrad", "diffwave", "frames"])
 def test_whole_waveform_vocoder_is_exported(network, request, tmp_path):
     model = request.getfixturevalue(network)
     assert export(model, tmp_path / "model.onnx", steps=2)["check"]["decibels"] > 90

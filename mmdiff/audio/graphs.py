@@ -148,6 +148,7 @@ class WaveformGraph(Graph):
             )
         self.steps, self.stops = steps, Stops(model.denoiser.schedule, model.grid(steps))
         self.longest = model.window + 2 * model.network.reach  # what goes through the network in one piece
+        self.shortest = model.network.shortest
         draws = 1 + sum(point.sigma > 0 for point in self.stops.points[1:])
         mel = model.mel
         self.shapes = {
@@ -191,6 +192,8 @@ class NetworkGraph(Graph):
     def __init__(self, model: SpectralVocoder | WaveformVocoder, steps: int, real: bool) -> None:
         super().__init__(model, real)
         width = model.stft.bins - 1 if isinstance(model, SpectralVocoder) else model.mel.hop_length
+        if isinstance(model, WaveformVocoder):
+            self.shortest = model.network.shortest
         self.shapes = {
             "x": ("batch", "frames", width),
             "level": ("batch",),
@@ -206,7 +209,8 @@ class NetworkGraph(Graph):
         if isinstance(model, SpectralVocoder):
             told = model.conditions(mel, model.mel, mel.shape[-1])
             conditions = {"prior": told.prior, "context": told.context}
-        prediction: Tensor = network(state, level, **conditions)
+        with self.arithmetic():
+            prediction: Tensor = network(state, level, **conditions)
         return prediction.reshape(x.shape)
 
 

@@ -2,57 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmdiff.audio.losses import MultiResolutionLoss
+from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.prior import bands_on_grid
+from mmdiff.audio.stft import Stft
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.grids import make_grid
 from mmdiff.errors import InputError
-from mmdiff.nn.convolution import conv
 from mmdiff.nn.critic import StepCritic
 from mmdiff.training.denoising_gan import DenoisingGAN
 
-_MEL_MEAN, _MEL_STD = -6.0, 2.0
-"""Of log-mel spectrograms of speech, roughly."""
 
+class SpectrumCritic(nn.Module):
+    """Judge reverse steps of waveforms by their short-time spectra, and whether they fit a mel spectrogram.
 
-class SpectrogramCritic(nn.Module):
-    """Judge reverse steps of waveforms, and whether they fit a spectrogram.
+    Of each window length one critic sees the spectra of both ends of the step, and the magnitudes that the mel
+    spectrogram makes expect; the score is the mean of theirs.
 
     Parameters
     ----------
-    n_mels, hop_length : int > 0
+    mel : MelSpec
         Of the spectrogram.
-    widths, factors
+    windows : sequence of int, samples
+        Each with a hop of a quarter.
+    widths : sequence of int
         As for :class:`mmdiff.nn.critic.StepCritic`.
-    planes : int > 0
-        Channels that the spectrogram is condensed to before it is laid beside the waveform.
-    gain : float > 0
-        Factor on waveforms: near one over the deviation of sound.
+    patch : int
+        Neighbouring bins that are folded into channels; must divide half of each window.
     """
 
     def __init__(
         self,
-        n_mels: int,
-        hop_length: int,
-        widths: tuple[int, ...] = (24, 48, 96, 96),
-        factors: tuple[int, ...] = (4, 4, 4),
-        planes: int = 16,
-        gain: float = 8.0,
+        mel: MelSpec,
+        windows: Sequence[int] = (512,),
+        widths: Sequence[int] = (48, 64, 96),
+        patch: int = 8,
     ) -> None:
         super().__init__()
-        self.hop_length, self.gain = hop_length, gain
-        self.hear = conv(1, n_mels, planes, 3)
-        self.critic = StepCritic(1, 1, widths, factors, planes)
+        self.mel = mel
+        self.stfts = [Stft(mel.sample_rate, window, window // 4) for window in windows]
+        factors = ((1, 2),) + ((2, 2),) * (len(widths) - 2)
+        self.views = nn.ModuleList(StepCritic(2, 2, widths, factors, 1, patch=(1, patch)) for _ in windows)
 
     def forward(self, x_s: Tensor, x_t: Tensor, t: Tensor, *, mel: Tensor) -> Tensor:
         """Score steps (B, 1, frames * hop_length) beside spectrograms (B, n_mels, frames): shape (B,)."""
-        heard = self.hear((mel - _MEL_MEAN) / _MEL_STD).repeat_interleave(self.hop_length, -1)
-        score: Tensor = self.critic(self.gain * x_s, self.gain * x_t, t, heard)
-        return score
+        scores = []
+        for stft, view in zip(self.stfts, self.views, strict=True):
+            with torch.no_grad():
+                bands = bands_on_grid(mel, self.mel, stft, stft.frames(x_s.shape[-1]))
+                expected = (bands.magnitude_prior()[:, None, :, :-1].log() + 2) / 2.5
+            scores.append(view(_compressed(stft(x_s[:, 0])), _compressed(stft(x_t[:, 0])), t, expected))
+        return torch.stack(scores).mean(0)
+
+
+def _compressed(spectrum: Tensor) -> Tensor:
+    """Parts (B, 2, T, K-1) of a spectrum whose magnitudes are raised to 0.3, so that faint ones are seen."""
+    real, imag = spectrum.real[..., :-1], spectrum.imag[..., :-1]
+    # The floor keeps slopes, which the penalty squares, below about 10.
+    return torch.stack([real, imag], 1) * (real.square() + imag.square() + 1e-3).pow(-0.35)[:, None]
 
 
 class VocoderGAN(DenoisingGAN):
@@ -62,17 +75,21 @@ class VocoderGAN(DenoisingGAN):
     ----------
     vocoder : WaveformVocoder
     critic : nn.Module
-        ``critic(x_s, x_t, t, mel=mel) -> score``, as :class:`SpectrogramCritic`.
+        ``critic(x_s, x_t, t, mel=mel) -> score``, as :class:`SpectrumCritic`.
     penalty, every
-        As for :class:`mmdiff.training.denoising_gan.DenoisingGAN`.
+        As for :class:`mmdiff.training.denoising_gan.DenoisingGAN`, of waveforms over the denoiser's ``sigma_data``.
     distance : float >= 0
         Weight of the distance in several resolutions of what the generator draws and the recording, which has no say
         in phases: :class:`mmdiff.audio.losses.MultiResolutionLoss`.
+    begin : int >= 0
+        Updates by this distance alone, before there is a critic: one that judges noise teaches little (as in
+        Yamamoto et al. 2020, arXiv:1910.11480, section 3.2).
 
     Raises
     ------
     InputError
-        The vocoder's network takes no random vectors, or its noise is not standard normal.
+        The vocoder's network takes no random vectors, its noise is not standard normal, or there is nothing to begin
+        with.
     """
 
     def __init__(
@@ -82,21 +99,33 @@ class VocoderGAN(DenoisingGAN):
         penalty: float = 0.05,
         every: int = 16,
         distance: float = 1.0,
+        begin: int = 0,
     ) -> None:
         if vocoder.latents == 0 or vocoder.prior is not None:
             raise InputError(f"latents={vocoder.latents} of the vocoder must be positive, and its prior None")
+        if begin < 0 or (begin and distance == 0):
+            raise InputError(
+                f"begin={begin} must be at least 0, and 0 without a distance; distance={distance} here"
+            )
         denoiser = vocoder.denoiser
         grid = make_grid("uniform", denoiser.schedule, vocoder.default_steps)
+        scaled = penalty * denoiser.sigma_data**2
         super().__init__(
-            denoiser, critic, denoiser.schedule, grid, latents=vocoder.latents, penalty=penalty, every=every
+            denoiser, critic, denoiser.schedule, grid, latents=vocoder.latents, penalty=scaled, every=every
         )
-        self.vocoder, self.weight = vocoder, distance
+        self.vocoder, self.weight, self.begin = vocoder, distance, begin
         self.distance = MultiResolutionLoss(vocoder.sample_rate)
 
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch with ``wave`` (B, samples), whole frames long: those of the game, and "distance"."""
         cond = self.vocoder.conditions(batch)
-        losses, made, _ = self.play(batch["wave"][:, None], generator, cond, {"mel": cond["mel"]})
+        made, step = self.make(batch["wave"][:, None], generator, cond)
+        if self.calls < self.begin:
+            self.calls += 1
+            # Distributed training wants to see all parameters.
+            losses = {"loss": torch.stack([p.sum() for p in self.critic.parameters()]).sum() * 0.0}
+        else:
+            losses = self.judge(made, step, generator, {"mel": cond["mel"]})
         if self.weight == 0:
             return losses
         distance = self.distance(made[:, 0], batch["wave"])

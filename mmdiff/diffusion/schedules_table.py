@@ -199,6 +199,29 @@ def betas_of_alpha_bars(alpha_bars: Sequence[float], max_beta: float = 0.999) ->
     return tuple(betas)
 
 
+def log_snr_betas(highest: float, lowest: float, count: int) -> tuple[float, ...]:
+    """Betas of a table whose points are even in log-SNR, ln(alpha² / sigma²).
+
+    Parameters
+    ----------
+    highest, lowest : float, highest > lowest
+        Log-SNR after the first step and after the last.
+    count : int > 1
+        Steps.
+
+    Examples
+    --------
+    >>> [round(beta, 4) for beta in log_snr_betas(4.0, -4.0, 3)]
+    [0.018, 0.4908, 0.964]
+    """
+    require(
+        highest > lowest and count > 1,
+        f"highest={highest} must be above lowest={lowest}, and count={count} at least 2; try 14, -7 and 50",
+    )
+    step = (lowest - highest) / (count - 1)
+    return betas_of_alpha_bars([1 / (1 + math.exp(-(highest + n * step))) for n in range(count)])
+
+
 def cosine_betas(count: int, offset: float = 0.008, max_beta: float = 0.999) -> tuple[float, ...]:
     """Nichol and Dhariwal's discrete cosine table (arXiv:2102.09672, equation 17), betas capped."""
 

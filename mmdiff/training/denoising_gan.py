@@ -111,7 +111,7 @@ class DenoisingGAN(nn.Module):
     def play(
         self, x0: Tensor, generator: torch.Generator, cond: Mapping[str, Any], shown: Mapping[str, Any]
     ) -> tuple[dict[str, Tensor], Tensor, Step]:
-        """Draw steps of data, and let both players have a go at them.
+        """Draw steps of data, and let both players have a go at them: :meth:`make`, then :meth:`judge`.
 
         A task with losses of its own adds to "loss" what it makes of the second result.
 
@@ -132,10 +132,20 @@ class DenoisingGAN(nn.Module):
         step : Step
             Where it was asked for it.
         """
+        made, step = self.make(x0, generator, cond)
+        return self.judge(made, step, generator, shown), made, step
+
+    def make(self, x0: Tensor, generator: torch.Generator, cond: Mapping[str, Any]) -> tuple[Tensor, Step]:
+        """Draw steps of data, and what the generator makes of their noisy ends."""
         step = draw_step(self.schedule, self.grid, x0, generator)
-        t = step.t.to(torch.promote_types(x0.dtype, torch.float32))
         z = draw_noise((len(x0), self.latents), x0, generator)
-        made = self.denoiser(step.x_t, t, z=z, **cond)
+        return self.denoiser(step.x_t, _told(step), z=z, **cond), step
+
+    def judge(
+        self, made: Tensor, step: Step, generator: torch.Generator, shown: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """Losses of both players when the generator made x0 of steps."""
+        t = _told(step)
         x_s = reverse_step(self.schedule, step, made, generator)
         deceived = logistic_generator(frozen(self.critic)(x_s, step.x_t, t, **shown))
         critical = logistic_critic(
@@ -143,7 +153,7 @@ class DenoisingGAN(nn.Module):
         )
         penalty = self._penalty(step.x_s, step.x_t, t, shown)
         losses = {"deceived": deceived.detach(), "critical": critical.detach(), "penalty": penalty.detach()}
-        return {"loss": deceived + critical + penalty, **losses}, made, step
+        return {"loss": deceived + critical + penalty, **losses}
 
     def _penalty(self, x_s: Tensor, x_t: Tensor, t: Tensor, shown: Mapping[str, Any]) -> Tensor:
         number = int(self.calls)
@@ -152,3 +162,8 @@ class DenoisingGAN(nn.Module):
             return x_s.new_zeros(())
         squares = gradient_penalty(self.critic, x_s, x_t, t, **shown)
         return self.every * self.penalty / 2 * squares.mean()
+
+
+def _told(step: Step) -> Tensor:
+    """Times of the noisy ends, as networks are told them."""
+    return step.t.to(torch.promote_types(step.x_t.dtype, torch.float32))

@@ -1,11 +1,12 @@
-"""A vocoder of four steps: DiffWave as the generator of a denoising diffusion GAN (Xiao et al. 2022), or plain.
+"""A vocoder of four steps: the generator of a denoising diffusion GAN (Xiao et al. 2022), or a plain denoiser.
 
-Four steps are so large that what a network finds as a mean is no sound; a generator draws one, and a critic that sees
-the spectrogram judges the step. ``--plain true`` trains the same network for the same time by the error in the noise,
-as DiffWave is, at the same four steps. The model folder is ``RUN/model``. Run it with one of
+Four steps are so large that what a network finds as a mean is no sound; a generator draws one, by its spectral distance
+to the recording at first, and then a critic that sees the spectrogram judges the step as well. ``--plain true`` trains
+the same network for the same time by the error in the noise, as DiffWave is, at the same four steps. The model folder
+is ``RUN/model``. Run it with one of
 
     mmdiff run vocoder_gan.tiny                       # seconds; shows that everything works
-    mmdiff run vocoder_gan --fetch true               # 20 minutes of two threads; again, to go on if interrupted
+    mmdiff run vocoder_gan --fetch true               # 20 minutes of one thread; again, to go on if interrupted
     mmdiff run vocoder_gan --plain true --run_dir runs/vocoder_gan.plain
 """
 
@@ -21,9 +22,10 @@ from mmdiff.audio.datasets.fetch import fetch_debian_speech
 from mmdiff.audio.datasets.layouts import find_train_valid
 from mmdiff.audio.mel import preset
 from mmdiff.audio.networks.diffwave import DiffWave
+from mmdiff.audio.networks.frames import FrameNet
 from mmdiff.audio.networks.waveform import upsampling_factors
 from mmdiff.audio.tasks import WaveformTask
-from mmdiff.audio.vocoder_gan import SpectrogramCritic, VocoderGAN
+from mmdiff.audio.vocoder_gan import SpectrumCritic, VocoderGAN
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.schedules import BetaTable
 from mmdiff.hub import save_model
@@ -40,13 +42,15 @@ def main(
     plain: bool = False,
     betas: tuple[float, ...] = (0.001, 0.01, 0.1, 0.9),
     sigma_data: float = 0.08,
-    channels: int = 32,
-    layers: int = 20,
+    network: Literal["frames", "diffwave"] = "frames",
+    channels: int = 96,
+    layers: int = 8,
     latents: int = 64,
-    distance: float = 1.0,
+    distance: float = 30.0,
+    begin: int = 2000,
     penalty: float = 0.05,
     every: int = 16,
-    minutes: float = 40.0,
+    minutes: float = 20.0,
     crop_frames: int = 30,
     batch_size: int = 4,
     learning_rate: float = 1e-3,
@@ -71,10 +75,12 @@ def main(
         betas: Noise variances of the steps, from the data on. Sound is quiet beside noise of deviation 1, so that steps
             of clips, whose first has a beta of 0.5, would leave all to the last.
         sigma_data: Deviation of the recordings.
-        channels: Width of DiffWave.
-        layers: Its layers, whose dilations go from 1 to 512 and begin again.
+        network: One at frame rate, or DiffWave, whose evaluations take many times as long.
+        channels: Its width.
+        layers: Its blocks, or of DiffWave the layers, whose dilations go from 1 to 512 and begin again.
         latents: Size of the random vector that the generator is told.
         distance: Weight of the spectral distance between what the generator draws and the recording.
+        begin: Updates by this distance alone, before there is a critic.
         penalty: Of the critic's gradient at recordings, γ.
         every: Updates of which one computes the penalty, as many times stronger.
         minutes: Time of the processor that is trained: two threads use it up twice as fast.
@@ -93,15 +99,21 @@ def main(
         fetch_debian_speech(data)
     torch.manual_seed(seed)
     spec = preset(mel)
-    factors = upsampling_factors(spec.hop_length, 2)
-    network = DiffWave(
-        spec.n_mels, channels, layers, 10, factors, step_width=128, latents=0 if plain else latents
-    )
+    random = 0 if plain else latents
+    net: DiffWave | FrameNet
+    if network == "frames":
+        net, prediction = FrameNet(spec, channels, layers, latents=random), "x0"
+    else:
+        factors = upsampling_factors(spec.hop_length, 2)
+        net = DiffWave(spec.n_mels, channels, layers, 10, factors, step_width=128, latents=random)
+        prediction = "edm"
     vocoder = WaveformVocoder(
-        spec, network, BetaTable(betas), len(betas), prediction="edm", sigma_data=sigma_data
+        spec, net, BetaTable(betas), len(betas), prediction=prediction, sigma_data=sigma_data
     )
-    critic = SpectrogramCritic(spec.n_mels, spec.hop_length)
-    task = WaveformTask(vocoder, "l2") if plain else VocoderGAN(vocoder, critic, penalty, every, distance)
+    critic = SpectrumCritic(spec)
+    task = (
+        WaveformTask(vocoder, "l2") if plain else VocoderGAN(vocoder, critic, penalty, every, distance, begin)
+    )
 
     train, _ = find_train_valid(data, layout)
     crops = AudioCrops(

@@ -7,6 +7,7 @@ The classics to compare with: every network evaluation works at the full samplin
     mmdiff run waveform_vocoder --fetch true                # a small DiffWave on Debian's free speech
     mmdiff run waveform_vocoder.priorgrad                   # the same with noise as loud as the frames: PriorGrad
     mmdiff run waveform_vocoder.wavegrad --fetch true       # a small WaveGrad
+    mmdiff run waveform_vocoder.frames                      # a network at frame rate, for a processor
     mmdiff run waveform_vocoder.langevin                    # DiffWave in critically damped Langevin diffusion
     mmdiff run waveform_vocoder.ljspeech --data LJSpeech-1.1
     mmdiff run waveform_vocoder --resume true               # go on after an interruption
@@ -26,11 +27,19 @@ from mmdiff.audio.energy_prior import EnergyPrior
 from mmdiff.audio.evaluation.validation import vocoder_validation
 from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.networks.diffwave_presets import diffwave_base, diffwave_large, diffwave_small
+from mmdiff.audio.networks.frames import FrameNet
 from mmdiff.audio.networks.wavegrad_presets import wavegrad_base, wavegrad_large, wavegrad_small
 from mmdiff.audio.tasks import WaveformTask
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.langevin import CriticallyDamped
-from mmdiff.diffusion.schedules import BetaTable, diffwave_betas, diffwave_fast_betas, wavegrad_betas
+from mmdiff.diffusion.schedules import (
+    BetaTable,
+    diffwave_betas,
+    diffwave_fast_betas,
+    log_snr_betas,
+    wavegrad_betas,
+)
+from mmdiff.errors import InputError
 from mmdiff.hub import save_model
 from mmdiff.training import Trainer, load_weights
 
@@ -46,7 +55,7 @@ def main(
     fetch: bool = False,
     resume: bool = False,
     mel: str = "mmdiff-16k",
-    network: Literal["diffwave", "wavegrad"] = "diffwave",
+    network: Literal["diffwave", "wavegrad", "frames"] = "diffwave",
     process: Process = "vp",
     prior: Literal["standard", "energy"] = "standard",
     size: Size = "small",
@@ -100,10 +109,10 @@ def main(
     hop, rate = spec.hop_length, spec.sample_rate
     train, valid = find_train_valid(data, layout)
     crops = AudioCrops(train, rate, crop_frames * hop, seed=seed, align=hop)
-    build = build_diffwave if network == "diffwave" else build_wavegrad
+    build = {"diffwave": build_diffwave, "wavegrad": build_wavegrad, "frames": build_frames}[network]
     loud = measure_prior(spec, crops) if prior == "energy" else None
     vocoder = build(spec, size, sampling_steps, process, loud)
-    task = WaveformTask(vocoder, norm="l2" if network == "diffwave" else "l1")
+    task = WaveformTask(vocoder, norm="l1" if network == "wavegrad" else "l2")
     trainer = Trainer(
         run_dir,
         task,
@@ -150,6 +159,21 @@ def build_wavegrad(
         precise = {"prior": prior, "prediction": "edm", "sigma_data": LOUDNESS}
         return WaveformVocoder(spec, network, CriticallyDamped(), steps, **precise)
     return WaveformVocoder(spec, network, BetaTable(wavegrad_betas()), steps, prior=prior)
+
+
+def build_frames(
+    spec: MelSpec, size: Size, steps: int, process: Process, prior: EnergyPrior | None
+) -> WaveformVocoder:
+    """Build a network at frame rate: its 50 noise levels are even in log-SNR, down to noise of a thousandth."""
+    if process == "langevin" or prior is not None:
+        raise InputError(
+            f"process={process!r} and prior must be 'vp' and 'standard' for network='frames', which weighs noise "
+            "against the spectrogram itself"
+        )
+    channels, depth = {"small": (96, 8), "base": (160, 12), "large": (256, 16)}[size]
+    network = FrameNet(spec, channels, depth)
+    table = BetaTable(log_snr_betas(14.0, -7.0, 50))
+    return WaveformVocoder(spec, network, table, steps, prediction="x0", sigma_data=LOUDNESS)
 
 
 def measure_prior(spec: MelSpec, crops: AudioCrops, count: int = 500) -> EnergyPrior:

@@ -13,7 +13,7 @@ from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.networks.diffwave import DiffWave
 from mmdiff.audio.sound_model import SoundModel
 from mmdiff.audio.vocoder import Vocoder
-from mmdiff.audio.vocoder_gan import SpectrogramCritic, VocoderGAN
+from mmdiff.audio.vocoder_gan import SpectrumCritic, VocoderGAN
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.schedules import BetaTable, diffwave_betas
 from mmdiff.errors import InputError
@@ -145,7 +145,7 @@ class Crops:
 
 def game(**options) -> VocoderGAN:
     vocoder = model()
-    critic = SpectrogramCritic(20, 64, (4, 8, 8), (8, 8), planes=2)
+    critic = SpectrumCritic(MEL, (64, 128), (4, 8, 8))
     return VocoderGAN(vocoder, critic, every=2, **options)
 
 
@@ -184,6 +184,31 @@ def test_the_spectral_distance_is_added_and_reaches_the_generator_alone():
         assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-7) == name.startswith("critic"), name
 
 
+def test_the_critic_waits_for_the_distance_to_begin():
+    batch = {"wave": torch.stack([Crops()[n]["wave"] for n in range(2)])}
+    waiting, playing = game(begin=2, penalty=0.0), game(penalty=0.0)
+    for number in range(3):
+        losses = waiting(batch, torch.Generator().manual_seed(number))
+        usual = playing(batch, torch.Generator().manual_seed(number))
+        assert losses["distance"] == usual["distance"]
+        assert losses["loss"] == (losses["distance"] if number < 2 else usual["loss"])
+        waiting.zero_grad()
+        losses["loss"].backward()
+        slopes = [p.grad.abs().max() for p in waiting.critic.parameters()]  # none is missing
+        assert all((slope > 0) == (number == 2) for slope in slopes)
+    with pytest.raises(InputError, match=r"begin=5 must be .* 0 without a distance"):
+        game(begin=5, distance=0.0)
+
+
+def test_the_penalty_is_that_of_waveforms_over_their_deviation():
+    """In units in which sound has deviation 1 a critic of it is a σ-times steeper one of the waveform."""
+    batch = {"wave": torch.stack([Crops()[n]["wave"] for n in range(2)])}
+    loud, quiet = (VocoderGAN(model(sigma_data=sigma), SpectrumCritic(MEL), every=1) for sigma in (1.0, 0.1))
+    quiet.critic.load_state_dict(loud.critic.state_dict())
+    whole, part = (players(batch, torch.Generator().manual_seed(0))["penalty"] for players in (loud, quiet))
+    assert float(part) == pytest.approx(0.01 * float(whole), rel=1e-4)
+
+
 def test_the_critic_hears_the_spectrogram_where_it_is():
     critic = game().critic
     x, mel = torch.zeros(2, 1, 640), mels(2)
@@ -198,7 +223,7 @@ def test_the_critic_hears_the_spectrogram_where_it_is():
 def test_denoisers_are_no_players():
     plain = WaveformVocoder(MEL, generator(0), BetaTable(BETAS), 4)
     with pytest.raises(InputError, match="latents=0"):
-        VocoderGAN(plain, SpectrogramCritic(20, 64))
+        VocoderGAN(plain, SpectrumCritic(MEL))
 
 
 @pytest.mark.parametrize("plain", [False, True])

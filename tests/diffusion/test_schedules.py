@@ -29,6 +29,7 @@ from mmdiff.diffusion.schedules import (
     diffwave_betas,
     diffwave_fast_betas,
     linear_betas,
+    log_snr_betas,
     scaled_linear_betas,
     wavegrad_betas,
 )
@@ -327,6 +328,8 @@ def test_beta_helpers() -> None:
     assert (diffwave_betas(200)[0], diffwave_betas(200)[-1], len(diffwave_betas(200))) == (1e-4, 0.02, 200)
     assert (diffwave_fast_betas()[-1], diffwave_fast_betas(200)[-1]) == (0.5, 0.7)
     assert betas_of_alpha_bars((0.9, 0.45, 0.0)) == pytest.approx((0.1, 0.5, 0.999))
+    points = BetaTable(log_snr_betas(14.0, -7.0, 50)).log_snr(torch.arange(1, 51, dtype=torch.float64) / 50)
+    torch.testing.assert_close(points, torch.linspace(14, -7, 50, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
 # ---------------------------------------------------------------------------------- transformations
@@ -410,6 +413,7 @@ def test_own_schedule_needs_three_methods() -> None:
         (lambda: BetaTable((0.1, 1.0)), r"betas\[1\]=1.0.*ZeroTerminalSNR"),
         (lambda: linear_betas(0.1, 0.2, 0), "count=0"),
         (lambda: betas_of_alpha_bars((0.5, 0.6)), r"alpha_bars\[1\]=0.6"),
+        (lambda: log_snr_betas(-7.0, 14.0, 50), "highest=-7.0 must be above lowest=14.0"),
         (lambda: Shifted(LinearFlow(), 0.0), "factor=0.0"),
         (lambda: Shifted("flow", 2.0), "must be a Schedule"),  # type: ignore[arg-type]
         (lambda: ZeroTerminalSNR(EDM()), "variance preserving"),

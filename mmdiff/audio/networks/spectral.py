@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from mmdiff.errors import InputError
 from mmdiff.registry import register
 
+LEVEL_CHANNELS = 128
+"""Size of the vector that carries the noise level, and what else is the same everywhere."""
+
 
 class SubBandBlock(nn.Module):
     """ConvNeXt block over (frames, bands) with the noise level as scale and shift.
@@ -113,9 +116,8 @@ class SubBandNet(nn.Module):
             None  # bfloat16 for the matrix products, set by whoever runs it
         )
         self.bands, self.overlap, self.width, self.outputs = bands, overlap, bins // bands, outputs
-        level_channels = 128
         self.embed_level = nn.Sequential(
-            nn.Linear(64, level_channels), nn.SiLU(), nn.Linear(level_channels, level_channels), nn.SiLU()
+            nn.Linear(64, LEVEL_CHANNELS), nn.SiLU(), nn.Linear(LEVEL_CHANNELS, LEVEL_CHANNELS), nn.SiLU()
         )
         self.reach = depth * (kernel[0] // 2) + 1
         """Frames to either side that are heard: of the depthwise convolutions, and one of the context's."""
@@ -123,7 +125,7 @@ class SubBandNet(nn.Module):
         self.read_context = nn.Conv1d(context, channels * bands, 3, padding=1)
         self.band_bias = nn.Parameter(torch.randn(bands, channels) * 0.1)
         self.blocks = nn.ModuleList(
-            SubBandBlock(channels, channels * expansion, bands, depth, level_channels, kernel)
+            SubBandBlock(channels, channels * expansion, bands, depth, LEVEL_CHANNELS, kernel)
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(channels)
@@ -133,7 +135,7 @@ class SubBandNet(nn.Module):
             self.write.weight.mul_(output_scale)
             self.write.bias.zero_()
 
-    def forward(self, planes: Tensor, level: Tensor, context: Tensor) -> Tensor:
+    def forward(self, planes: Tensor, level: Tensor, context: Tensor, vector: Tensor | None = None) -> Tensor:
         """Evaluate the network.
 
         Parameters
@@ -143,6 +145,8 @@ class SubBandNet(nn.Module):
             Noise level.
         context : Tensor, shape (B, T, context)
             About unit variance.
+        vector : Tensor, shape (B, LEVEL_CHANNELS), optional
+            Added to what is made of the level.
 
         Returns
         -------
@@ -154,6 +158,7 @@ class SubBandNet(nn.Module):
         tiles = rearrange(tiles, "b plane frame band bin -> b frame band (plane bin)")
         with self._precision(planes.device):
             embedded = self.embed_level(_fourier(level.to(dtype))).to(dtype)
+            embedded = embedded if vector is None else embedded + vector.to(dtype)
             pooled = self.read_context(rearrange(context, "b frame c -> b c frame")).to(dtype)
             pooled = rearrange(pooled, "b (band c) frame -> b frame band c", band=self.bands)
             h = self.read(tiles).to(dtype) + pooled + self.band_bias

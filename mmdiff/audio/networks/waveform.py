@@ -29,6 +29,8 @@ class WaveformNetwork(nn.Module, ABC):
         Size of the random vectors that a generator is told as ``z=`` (B, latents); 0 for a denoiser.
     reach : int, frames
         How far to either side of a sample its output may depend on its input.
+    shortest : int, frames
+        What a graph made of it takes at least; see :mod:`mmdiff.audio.graphs`.
     compute_dtype : torch.dtype or None
         Of the matrix products in calls without gradients; None is that of the weights.
     """
@@ -39,6 +41,7 @@ class WaveformNetwork(nn.Module, ABC):
     hop_length: int
     classes: int = 0
     latents: int = 0
+    shortest: int = 2
     compute_dtype: torch.dtype | None = None
 
     @property
