@@ -85,7 +85,7 @@ class SpectralVocoder(VocoderModel):
         self.phase = phase
         # frames to either side that an evaluation hears
         self.magnitude_reach, self.phase_reach = magnitude.network.reach, phase.network.reach if phase else 0
-        width = magnitude.network.read_context.in_channels
+        width = magnitude.network.context
         pooling = MelSpec(
             stft.sample_rate, stft.n_fft, stft.n_fft, stft.hop_length, width, f_max=stft.sample_rate / 2
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -11,28 +12,45 @@ import scipy.signal
 import torch
 from torch import Tensor
 
+from mmdiff.audio.generator import SoundGenerator
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.networks.frames import FrameNet
+from mmdiff.audio.networks.frames import FrameDenoiser, FrameNet, SoundFrameNet
 from mmdiff.audio.prior import bands_on_grid
+from mmdiff.audio.sound_model import SoundModel
+from mmdiff.audio.stft import Stft
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
-from mmdiff.diffusion.schedules import BetaTable
+from mmdiff.diffusion.schedules import BetaTable, log_snr_betas
 from mmdiff.errors import InputError
 from mmdiff.hub import load_model, save_model
 from mmdiff.recipes import run_recipe
 
 MEL = MelSpec(n_mels=20, hop_length=64, n_fft=256, win_length=256)
 BETAS = (0.001, 0.01, 0.1, 0.9)
+Network = TypeVar("Network", bound=FrameDenoiser)
 
 
 def tiny(latents: int = 0, mel: MelSpec = MEL, said: bool = True) -> FrameNet:
     """A small network that says something, or nothing."""
-    torch.manual_seed(0)
-    net = FrameNet(mel, channels=16, depth=2, bands=8, overlap=4, latents=latents)
-    with torch.no_grad():
-        net.network.write.weight.mul_(3.0 if said else 0.0)
-        for block in net.network.blocks:  # which begin by ignoring level and vector
-            torch.nn.init.normal_(block.modulation.weight, std=0.1)
+    return randomised(FrameNet(mel, channels=16, depth=2, bands=8, overlap=4, latents=latents), said)
+
+
+def randomised(net: Network, said: bool) -> Network:
+    """Let a network, which begins by saying little, say something of all that it is told, or nothing."""
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        for weight in net.parameters():
+            if weight.ndim > 1:
+                torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+        if not said:
+            net.network.write.weight.zero_()
+    return net
+
+
+def sound_net(classes: int = 0, said: bool = True) -> SoundFrameNet:
+    """The same without a spectrogram, which expects a smooth hill of a spectrum."""
+    net = randomised(SoundFrameNet(Stft(16_000, 256, 64), 16, 2, 8, 4, classes), said)
+    net.expected.copy_(0.2 + 3 * torch.hann_window(128) ** 2)
     return net
 
 
@@ -70,6 +88,52 @@ def test_a_network_that_says_nothing_is_the_wiener_filter_of_the_expected_magnit
     made = net(x, torch.tensor([level]), heard)[0, 0]
     wanted = torch.from_numpy(filtered_by_scipy(x[0, 0], level, prior, mel)).float()
     torch.testing.assert_close(made, wanted, atol=2e-4 * float(wanted.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("level", [-4.0, 5.0])
+def test_without_a_spectrogram_it_is_the_filter_of_the_mean_spectrum(level: float):
+    net, x = sound_net(said=False), noise(1, 1, 750)
+    mean = net.expected.expand(750 // 64 + 1, -1)
+    wanted = torch.from_numpy(filtered_by_scipy(x[0, 0], level, mean, MEL)).float()
+    made = net(x, torch.tensor([level]))[0, 0, : len(wanted)]
+    torch.testing.assert_close(made, wanted[: len(made)], atol=2e-4 * float(wanted.abs().max()), rtol=0)
+
+
+def test_it_listens_to_how_loud_each_bin_is():
+    net = sound_net()
+    net.listen(0.3 * noise(4, 100_000))
+    loud = 0.3 * math.sqrt(float(scipy.signal.get_window("hann", 256) @ scipy.signal.get_window("hann", 256)))
+    torch.testing.assert_close(net.expected[3:-3], torch.full((122,), loud), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
+def test_saying_nothing_it_samples_normal_sound_of_the_expected_spectrum(sampler: str):
+    """The Wiener filter is the exact denoiser of stationary normal sound, up to the window's resolution."""
+    net = sound_net(said=False)
+    model = SoundModel(net, BetaTable(log_snr_betas(14.0, -7.0, 50)), 16_000, prediction="x0", clamp="state")
+    made = SoundGenerator(model, device="cpu", dtype="float32")(num=4, seconds=2, steps=50, sampler=sampler)
+    measured = net.stft(made)[:, 4:-4, 4:-4].abs().square().mean((0, 1)).sqrt()
+    torch.testing.assert_close(measured, net.expected[4:-3], rtol=0.12, atol=0)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_windows_of_sound_without_a_spectrogram_change_nothing(classes: int):
+    net = sound_net(classes)
+    labels = tuple("abc"[:classes])
+    model = SoundModel(net, BetaTable(BETAS), 16_000, labels=labels, prediction="x0", window=20 * 64)
+    x, t = noise(2, 1, 5000), torch.full((2,), 0.5)
+    cond = {"label": torch.tensor([1, 2])} if classes else {}
+    with torch.no_grad():
+        whole = model.denoiser(x, t, **cond)
+        assert whole.shape == x.shape
+        torch.testing.assert_close(model.denoise_windows(5000)(x, t, **cond), whole, atol=1e-5, rtol=0)
+        if classes:
+            untold, none = model.denoiser(x, t), model.denoiser(x, t, label=torch.tensor([3, 3]))
+            assert torch.equal(untold, none)
+            assert (whole - none).abs().amax((1, 2)).min() > 1e-4
+    wrong = torch.tensor([0]) if classes else torch.tensor([0, 0])
+    with pytest.raises(InputError, match="label of shape"):
+        net(x, t, label=wrong)
 
 
 def test_noise_in_a_spectrum_is_as_loud_as_it_is_taken_to_be():
@@ -146,6 +210,24 @@ def test_sound_of_a_spectrogram_is_as_long_as_it():
     wave = voc(noise(1, 20, 10) - 5, seed=3)
     assert wave.shape == (1, 9 * 64)
     assert torch.equal(wave, voc(noise(1, 20, 10) - 5, seed=3))
+
+
+@pytest.mark.parametrize("network", ["frames", "diffwave"])
+def test_recipe_of_sound_trains_and_its_model_fills_gaps(
+    network, clips, tmp_path, monkeypatch, mmdiff_command
+):
+    monkeypatch.chdir(tmp_path)
+    given = ["--data", str(clips), "--run_dir", "run", "--network", network, "--validate_every", "2"]
+    run_recipe("sound.tiny", [*given, "--sampling_steps", "2"])
+    made = load_model("run/model")
+    assert isinstance(made, SoundModel)
+    assert made.labels == ()
+    if network == "frames":
+        assert made.network.expected.std() > 0.1 * made.network.expected.mean()
+    outcome = mmdiff_command(
+        "edit", clips / "english.flac", "--fill", "0.4:0.45", "--model", "run/model", "-o", "out.wav"
+    )
+    assert outcome.status == 0, outcome.err
 
 
 def test_recipe_trains_and_refuses_what_the_network_does_itself(clips, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""How good a vocoder in training is: metrics, sound and spectrograms of a few validation clips."""
+"""How good models of sound in training are: measures, sound and spectrograms of held-out recordings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmdiff.audio.datasets.crops import AudioCrops
 from mmdiff.audio.datasets.layouts import Clip
+from mmdiff.audio.generator import SoundGenerator
 from mmdiff.audio.io import read
 from mmdiff.audio.metrics import evaluate, installed
 from mmdiff.audio.vocoder import Vocoder
@@ -69,6 +71,44 @@ def vocoder_validation(
                 images[f"clip{number}"] = vocoder.mel(estimate, vocoder.sample_rate)[0].flip(0).cpu().numpy()
         means = {name: float(torch.tensor(values).nanmean()) for name, values in totals.items()}
         return Validation(means, audio, images)
+
+    return validate
+
+
+def sound_validation(
+    crops: AudioCrops, *, count: int = 32, batch: int = 8, keep: int = 2, device: str | None = None
+) -> Callable[[nn.Module, int], Validation]:
+    """Make the ``validate`` function of a trainer whose task has a ``model`` of sound without a spectrogram.
+
+    Parameters
+    ----------
+    crops : AudioCrops
+        Held out; the first ``count`` are taken, ``batch`` at a time, with the same noise in every validation.
+    count, batch : int > 0
+    keep : int
+        Sounds that are made and kept.
+    device : str, optional
+
+    Returns
+    -------
+    callable
+        ``validate(task, step) -> Validation`` with the task's "loss".
+    """
+
+    @torch.no_grad()
+    def validate(task: nn.Module, step: int) -> Validation:
+        place = next(task.parameters()).device
+        noise, total = torch.Generator(place).manual_seed(0), 0.0
+        for first in range(0, count, batch):
+            numbers = range(first, min(first + batch, count))
+            wave = torch.stack([crops[n]["wave"] for n in numbers]).to(place)
+            total += float(task({"wave": wave}, noise)["loss"]) * len(numbers) / count
+        with same_compute_dtype(task):
+            gen = SoundGenerator(task.model, device)  # type: ignore[arg-type]
+            made = gen(num=keep, seed=list(range(keep))).cpu()
+        return Validation(
+            {"loss": total}, {f"sound{n}": (wave, gen.model.sample_rate) for n, wave in enumerate(made)}
+        )
 
     return validate
 

@@ -233,11 +233,7 @@ class DiffWave(WaveformNetwork):
             state = "needs a" if self.n_mels else "takes no"
             raise InputError(f"mel: this network, with n_mels={self.n_mels}, {state} spectrogram")
         self.check_inputs(x, level, mel)
-        if label is not None and (self.classes == 0 or label.shape != (len(x),)):
-            raise InputError(
-                f"label of shape {tuple(label.shape)} must be (batch={len(x)},), for a network with classes; "
-                f"this one has {self.classes}"
-            )
+        self.check_label(label, len(x))
 
 
 def _one_tap(x: Tensor, layer: Convolution) -> Tensor:

@@ -78,8 +78,8 @@ class SubBandNet(nn.Module):
         Bands that share weights.
     overlap : int, bins
         How far a band sees into its neighbours.
-    context : int
-        Channels of the pooled view of the whole spectrum, given per frame.
+    context : int >= 0
+        Channels of the pooled view of the whole spectrum, given per frame; 0 for none.
     channels, expansion, depth : int
         Width, hidden width as a multiple of it, and number of blocks.
     kernel : tuple of int
@@ -116,13 +116,14 @@ class SubBandNet(nn.Module):
             None  # bfloat16 for the matrix products, set by whoever runs it
         )
         self.bands, self.overlap, self.width, self.outputs = bands, overlap, bins // bands, outputs
+        self.context = context
         self.embed_level = nn.Sequential(
             nn.Linear(64, LEVEL_CHANNELS), nn.SiLU(), nn.Linear(LEVEL_CHANNELS, LEVEL_CHANNELS), nn.SiLU()
         )
         self.reach = depth * (kernel[0] // 2) + 1
         """Frames to either side that are heard: of the depthwise convolutions, and one of the context's."""
         self.read = nn.Linear(features * (self.width + 2 * overlap), channels)
-        self.read_context = nn.Conv1d(context, channels * bands, 3, padding=1)
+        self.read_context = nn.Conv1d(context, channels * bands, 3, padding=1) if context else None
         self.band_bias = nn.Parameter(torch.randn(bands, channels) * 0.1)
         self.blocks = nn.ModuleList(
             SubBandBlock(channels, channels * expansion, bands, depth, LEVEL_CHANNELS, kernel)
@@ -131,7 +132,8 @@ class SubBandNet(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.write = nn.Linear(channels, self.width * outputs)
         with torch.no_grad():
-            self.read_context.weight.mul_(0.5)
+            if self.read_context is not None:
+                self.read_context.weight.mul_(0.5)
             self.write.weight.mul_(output_scale)
             self.write.bias.zero_()
 
@@ -143,7 +145,7 @@ class SubBandNet(nn.Module):
         planes : Tensor, shape (B, features, T, bins)
         level : Tensor, shape (B,), in [0, 1]
             Noise level.
-        context : Tensor, shape (B, T, context)
+        context : Tensor, shape (B, T, context), or None
             About unit variance.
         vector : Tensor, shape (B, LEVEL_CHANNELS), optional
             Added to what is made of the level.
@@ -159,9 +161,12 @@ class SubBandNet(nn.Module):
         with self._precision(planes.device):
             embedded = self.embed_level(_fourier(level.to(dtype))).to(dtype)
             embedded = embedded if vector is None else embedded + vector.to(dtype)
-            pooled = self.read_context(rearrange(context, "b frame c -> b c frame")).to(dtype)
-            pooled = rearrange(pooled, "b (band c) frame -> b frame band c", band=self.bands)
-            h = self.read(tiles).to(dtype) + pooled + self.band_bias
+            h = self.read(tiles).to(dtype)
+            if self.read_context is not None:
+                assert context is not None
+                pooled = self.read_context(rearrange(context, "b frame c -> b c frame")).to(dtype)
+                h = h + rearrange(pooled, "b (band c) frame -> b frame band c", band=self.bands)
+            h = h + self.band_bias
             for block in self.blocks:
                 h = block(h, embedded)
             out = self.write(self.norm(h)).to(dtype)

@@ -95,6 +95,14 @@ class WaveformNetwork(nn.Module, ABC):
                 f"level of shape {tuple(level.shape)} must be (batch={batch},): one noise level per item"
             )
 
+    def check_label(self, label: Tensor | None, batch: int) -> None:
+        """Complain of labels of a wrong shape, or that the network does not have."""
+        if label is not None and (self.classes == 0 or label.shape != (batch,)):
+            raise InputError(
+                f"label of shape {tuple(label.shape)} must be (batch={batch},), for a network with classes; "
+                f"this one has {self.classes}"
+            )
+
 
 def upsampling_factors(hop_length: int, levels: int = 5) -> tuple[int, ...]:
     """Split a hop length into upsampling factors, largest first: the coarse end costs least.
