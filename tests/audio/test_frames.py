@@ -228,6 +228,8 @@ def test_recipe_of_sound_trains_and_its_model_fills_gaps(
         "edit", clips / "english.flac", "--fill", "0.4:0.45", "--model", "run/model", "-o", "out.wav"
     )
     assert outcome.status == 0, outcome.err
+    outcome = mmdiff_command("evaluate", clips, "--model", "run/model", "--limit", "2")
+    assert (outcome.status, "measure --edits or --likelihood" in outcome.err) == (2, True)
 
 
 def test_recipe_trains_and_refuses_what_the_network_does_itself(clips, tmp_path, monkeypatch):
