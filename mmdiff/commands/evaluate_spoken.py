@@ -42,8 +42,8 @@ def evaluate_sounds(gen: SoundGenerator, asked: Mapping[str, Any]) -> int:
         return evaluate_sound_edits(gen, asked)
     if not gen.labels:
         raise InputError(
-            f"model={asked['model']!r} must have labels to be judged by what it says; of one that is told nothing, measure "
-            "--edits or --likelihood"
+            f"model={asked['model']!r} must have labels to be judged by what it says; of one that is told "
+            "nothing, measure --edits or --likelihood"
         )
     owner = f"vocoders and models of clips, and {asked['model']!r} makes sound of labels"
     return _spoken(gen, take_options(SpokenOptions, asked, owner))
