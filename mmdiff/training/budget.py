@@ -77,7 +77,7 @@ def train_for(
 ) -> int:
     """Train until a stopwatch shows a time, to within a few updates, in several runs of a trainer on one folder.
 
-    Each run plans its updates by the speed so far and resumes the one before, so that the weights are those of one run
+    Each run plans its updates by the speed of the one before and resumes it, so that the weights are those of one run
     of all updates. An interrupted training goes on from its newest checkpoint; one that had its time already stays as
     it is.
 
@@ -107,9 +107,13 @@ def train_for(
         raise InputError(f"seconds={seconds} must be positive")
     stored = list_checkpoints(Path(run_dir) / "checkpoints")
     step = load_weights(watch, run_dir, ema=None) if stored else 0
+    before, then = 1, 0.0  # the last one is not counted yet
     while watch.seconds < seconds:
-        known = watch.seconds / (step - 1) if step > 1 else 0.0  # the last one is not counted yet
-        step += _planned(seconds - watch.seconds, known) if known else _FIRST
+        known = (watch.seconds - then) / (step - before) if step > before else 0.0
+        # Updates can become slower, as where a critic joins in: no run is longer than all before it.
+        more = min(_planned(seconds - watch.seconds, known), step) if known else _FIRST
+        before, then = max(1, step), watch.seconds
+        step += more
         watch.rest()
         make_trainer(step).fit(resume=True)
     return step

@@ -44,6 +44,13 @@ def test_time_is_kept_and_weights_are_those_of_one_run(tmp_path):
         torch.testing.assert_close(watch.task.state_dict()[name], tensor, rtol=0, atol=0)
 
 
+def test_updates_that_become_slower_do_not_take_much_longer(tmp_path):
+    now = itertools.accumulate(itertools.chain(itertools.repeat(1, 20), itertools.repeat(4)))
+    watch = Stopwatch(Regression(), clock=lambda: 1_000_000_000 * next(now))
+    train_for(100, watch, tmp_path, lambda n: _trainer(tmp_path, watch, n))
+    assert 100 <= watch.seconds <= 108
+
+
 def test_interrupted_training_goes_on_with_its_time_and_weights(tmp_path):
     def stopping(seconds: float, folder: Path, end: float) -> Stopwatch:
         watch = _watch()
