@@ -333,3 +333,24 @@ def test_grids_that_come_near_pure_noise_are_why() -> None:
     # a second point at sigma / alpha = 80 follows alpha = 0 in these grids
     first = SCHEDULE(make_grid("log_snr", SCHEDULE, 10)[:2]).alpha
     torch.testing.assert_close(first, torch.tensor([0.0, 1 / 80], dtype=torch.float64), rtol=1e-3, atol=1e-16)
+
+
+def test_steps_end_where_a_jacobian_that_is_no_covariance_leads_astray() -> None:
+    """A network's answer may turn what it is shown; conjugate gradients by such a Jacobian grow without bound."""
+    generator = torch.Generator().manual_seed(0)
+    turn = torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64)
+    mask = torch.arange(SIZE) < SIZE - 2
+    known = observed(torch.where(mask, 1.0, torch.nan).double().reshape(1, 1, SIZE), mask)
+
+    def crooked(x: Tensor, t: Tensor) -> Tensor:
+        return FIELD(x, t) + 0.5 * x @ (turn - turn.T)
+
+    x = torch.randn(50, 1, SIZE, generator=generator, dtype=torch.float64)
+    t = torch.full((50,), 0.5, dtype=torch.float64)
+    moves = [
+        (ReconstructionGuidance(crooked, known, SCHEDULE, jacobian_error=0, solves=n)(x, t) - crooked(x, t))
+        for n in (2, 6, 12)
+    ]
+    few, more, many = (move.norm(dim=-1).amax() for move in moves)
+    assert more < 3 * few
+    assert many == more
