@@ -152,9 +152,9 @@ class ReconstructionGuidance:
     solves : int > 0, default 1
         Of "covariance": steps of conjugate gradients, each of which costs a backward pass. More suit data whose
         elements depend on each other in many ways, such as neighbouring samples of sound: for normal data of any
-        covariance they come to E[x0 | x_t, y] exactly, after as many steps as A C A^T has different eigenvalues, if none
-        of them leads away from the measurement. One that does is an item's last: the Jacobian of a network need not be
-        a covariance, and further steps would go ever further astray.
+        covariance they come to E[x0 | x_t, y] exactly, after as many steps as A C A^T has different eigenvalues, if
+        none of them leads away from the measurement. One that does is an item's last: the Jacobian of a network need
+        not be a covariance, and further steps would go ever further astray.
 
     Notes
     -----
@@ -248,8 +248,6 @@ class ReconstructionGuidance:
             # A network's Jacobian need not be a covariance: a step that led away from what is known was the last.
             wanted = torch.where(wanted > least, 0.0, wanted)
             least = torch.minimum(least, wanted)
-            if not wanted.any():
-                break
             turn = wanted / before if number else torch.zeros_like(wanted)
             direction = pull + per_item(torch.where(before > 0, turn, 0.0), pull) * direction
             wish = known.adjoint(direction)

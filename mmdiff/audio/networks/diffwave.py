@@ -233,7 +233,7 @@ class DiffWave(WaveformNetwork):
             state = "needs a" if self.n_mels else "takes no"
             raise InputError(f"mel: this network, with n_mels={self.n_mels}, {state} spectrogram")
         self.check_inputs(x, level, mel)
-        self.check_label(label, len(x))
+        self.check_label(label, x)
 
 
 def _one_tap(x: Tensor, layer: Convolution) -> Tensor:

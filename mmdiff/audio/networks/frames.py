@@ -271,10 +271,10 @@ class SoundFrameNet(FrameDenoiser):
             Shapes do not fit together, or there is a label for a network without.
         """
         self.check_inputs(x, level, None)
-        self.check_label(label, len(x))
+        self.check_label(label, x)
         vector = None
         if self.embed_label is not None:
-            none = torch.full((len(x),), self.classes, device=x.device)
+            none = torch.full(x.shape[:1], self.classes, device=x.device)
             vector = self.embed_label(none if label is None else label)
         expected = self.expected.to(torch.promote_types(x.dtype, torch.float32))
         return self.estimate(x, level, expected, None, vector)

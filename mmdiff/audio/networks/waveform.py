@@ -95,11 +95,12 @@ class WaveformNetwork(nn.Module, ABC):
                 f"level of shape {tuple(level.shape)} must be (batch={batch},): one noise level per item"
             )
 
-    def check_label(self, label: Tensor | None, batch: int) -> None:
+    def check_label(self, label: Tensor | None, x: Tensor) -> None:
         """Complain of labels of a wrong shape, or that the network does not have."""
-        if label is not None and (self.classes == 0 or label.shape != (batch,)):
+        # len(x) alone would make the batch of a traced graph a constant
+        if label is not None and (self.classes == 0 or label.shape != x.shape[:1]):
             raise InputError(
-                f"label of shape {tuple(label.shape)} must be (batch={batch},), for a network with classes; "
+                f"label of shape {tuple(label.shape)} must be (batch={len(x)},), for a network with classes; "
                 f"this one has {self.classes}"
             )
 
