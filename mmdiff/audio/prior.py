@@ -99,6 +99,24 @@ def _filters(spec: MelSpec, stft: Stft, device: torch.device, dtype: torch.dtype
         return filters[reached].to(dtype), reached
 
 
+def context_filters(stft: Stft, width: int) -> Tensor:
+    """Mel filters (K, width) on a grid, through which networks are told the whole spectrum of each frame."""
+    mel = MelSpec(
+        stft.sample_rate, stft.n_fft, stft.n_fft, stft.hop_length, width, f_max=stft.sample_rate / 2
+    )
+    return mel.filterbank().T.contiguous()
+
+
+def context_of(prior: Tensor, filters: Tensor) -> Tensor:
+    """Log bands (B, T, width) of a prior (B, T, K) by :func:`context_filters`, about standard normal for speech."""
+    return ((prior @ filters.to(prior)).clamp_min(1e-5).log() + 5) / 2.5
+
+
+def log_magnitude(magnitude: Tensor) -> Tensor:
+    """Logarithm of magnitudes of any shape, about standard normal for speech."""
+    return (magnitude.log() + 2) / 2.5
+
+
 def bands_on_grid(
     mel: Tensor, spec: MelSpec, stft: Stft, frames: int | None = None, first: int = 0, offset: int = 0
 ) -> Bands:

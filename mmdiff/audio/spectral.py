@@ -18,7 +18,7 @@ from mmdiff.audio.magnitude import Conditions, MagnitudeNet
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel.lengths import resampled_length
 from mmdiff.audio.phase import PhaseNet, begun_by, griffin_lim, single_pass_phase
-from mmdiff.audio.prior import Bands, bands_on_grid
+from mmdiff.audio.prior import Bands, bands_on_grid, context_filters, context_of
 from mmdiff.audio.spectral_stream import SpectralBlocks
 from mmdiff.audio.spectral_windows import count_windows, magnitude_noise, windowed_blocks
 from mmdiff.audio.stft import Stft
@@ -85,11 +85,7 @@ class SpectralVocoder(VocoderModel):
         self.phase = phase
         # frames to either side that an evaluation hears
         self.magnitude_reach, self.phase_reach = magnitude.network.reach, phase.network.reach if phase else 0
-        width = magnitude.network.context
-        pooling = MelSpec(
-            stft.sample_rate, stft.n_fft, stft.n_fft, stft.hop_length, width, f_max=stft.sample_rate / 2
-        )
-        self.register_buffer("pooling", pooling.filterbank().T.contiguous(), persistent=False)
+        self.register_buffer("pooling", context_filters(stft, magnitude.network.context), persistent=False)
 
     def conditions(self, mel: Tensor, spec: MelSpec, frames: int | None = None) -> Conditions:
         """Read a mel spectrogram (B, n_mels, frames') of definition ``spec``."""
@@ -98,7 +94,7 @@ class SpectralVocoder(VocoderModel):
     def condition_on(self, bands: Bands) -> Conditions:
         """What the networks are told about bands already on the model's grid."""
         prior = bands.magnitude_prior()
-        context = ((prior @ self.pooling).clamp_min(1e-5).log() + 5) / 2.5
+        context = context_of(prior, self.pooling)
         return Conditions(bands, prior, context)
 
     def to_state(self, magnitude: Tensor, prior: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmdiff.audio.losses import MultiResolutionLoss
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.prior import bands_on_grid
+from mmdiff.audio.prior import bands_on_grid, log_magnitude
 from mmdiff.audio.stft import Stft
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.grids import make_grid
@@ -56,7 +56,7 @@ class SpectrumCritic(nn.Module):
         for stft, view in zip(self.stfts, self.views, strict=True):
             with torch.no_grad():
                 bands = bands_on_grid(mel, self.mel, stft, stft.frames(x_s.shape[-1]))
-                expected = (bands.magnitude_prior()[:, None, :, :-1].log() + 2) / 2.5
+                expected = log_magnitude(bands.magnitude_prior()[:, None, :, :-1])
             scores.append(view(_compressed(stft(x_s[:, 0])), _compressed(stft(x_t[:, 0])), t, expected))
         return torch.stack(scores).mean(0)
 
@@ -105,7 +105,8 @@ class VocoderGAN(DenoisingGAN):
             raise InputError(f"latents={vocoder.latents} of the vocoder must be positive, and its prior None")
         if begin < 0 or (begin and distance == 0):
             raise InputError(
-                f"begin={begin} must be at least 0, and 0 without a distance; distance={distance} here"
+                f"begin={begin} must be at least 0, and 0 without a distance, which is {distance} here; "
+                "set begin=0, or a distance such as 30"
             )
         denoiser = vocoder.denoiser
         grid = make_grid("uniform", denoiser.schedule, vocoder.default_steps)

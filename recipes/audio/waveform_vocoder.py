@@ -168,7 +168,7 @@ def build_frames(
     if process == "langevin" or prior is not None:
         raise InputError(
             f"process={process!r} and prior must be 'vp' and 'standard' for network='frames', which weighs noise "
-            "against the spectrogram itself"
+            "against the spectrogram itself; leave both out"
         )
     channels, depth = {"small": (96, 8), "base": (160, 12), "large": (256, 16)}[size]
     network = FrameNet(spec, channels, depth)

@@ -211,9 +211,7 @@ class DiffWave(WaveformNetwork):
 
     def _vector(self, label: Tensor | None, z: Tensor | None, x: Tensor) -> Tensor | None:
         """What is the same for all positions of an item: (B, CODE), of its label and z."""
-        if (z is not None) != (self.latents > 0):
-            state = "needs" if self.latents else "takes no"
-            raise InputError(f"z: this network, with latents={self.latents}, {state} random vectors")
+        self.check_latent(z)
         if self.embed_latent is None and self.embed_label is None:
             return None  # before the context: torch.export fails on one around nothing
         vectors: list[Tensor] = []

@@ -13,8 +13,6 @@ So sound that is 60 dB fainter at high frequencies is as large to the network F 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,7 +20,13 @@ from torch.nn import functional
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.networks.spectral import LEVEL_CHANNELS, SubBandNet
 from mmdiff.audio.networks.waveform import WaveformNetwork
-from mmdiff.audio.prior import SMALLEST_MAGNITUDE, bands_on_grid
+from mmdiff.audio.prior import (
+    SMALLEST_MAGNITUDE,
+    bands_on_grid,
+    context_filters,
+    context_of,
+    log_magnitude,
+)
 from mmdiff.audio.stft import Stft, hann
 from mmdiff.diffusion.denoiser import LOG_SNR_LIMIT
 from mmdiff.errors import InputError
@@ -89,7 +93,7 @@ class FrameDenoiser(WaveformNetwork):
         noisy, noise = self._analysed(x[:, 0].to(dtype), level)
         norm = (expected.square() + noise**2).sqrt()
         seen, passing = noisy / norm, (expected / norm).square()
-        told = ((expected.log() + 2) / 2.5, passing)
+        told = (log_magnitude(expected), passing)
         planes = torch.stack([seen.real, seen.imag, *(plane.expand_as(seen) for plane in told)], 1)
         place = (level + LOG_SNR_LIMIT) / (2 * LOG_SNR_LIMIT)
         real, imag = self.network(planes, place, context, vector).to(dtype).unbind(1)
@@ -138,8 +142,7 @@ class FrameNet(FrameDenoiser):
         super().__init__(stft, mel.n_mels, channels, depth, bands, overlap)
         self.mel, self.n_mels, self.hop_length, self.latents = mel, mel.n_mels, mel.hop_length, latents
         self.embed_latent = LatentMapping(latents, LEVEL_CHANNELS) if latents else None
-        grid = replace(mel, n_fft=stft.n_fft, win_length=stft.n_fft, f_min=0.0, f_max=mel.sample_rate / 2)
-        self.register_buffer("pooling", grid.filterbank().T[:-1].contiguous(), persistent=False)
+        self.register_buffer("pooling", context_filters(stft, mel.n_mels), persistent=False)
 
     pooling: Tensor
 
@@ -182,9 +185,7 @@ class FrameNet(FrameDenoiser):
             A condition is missing, or of another shape than the network's.
         """
         self.check_inputs(x, level, mel)
-        if (z is not None) != (self.latents > 0):
-            state = "needs" if self.latents else "takes no"
-            raise InputError(f"z: this network, with latents={self.latents}, {state} random vectors")
+        self.check_latent(z)
         if prior is None or context is None:
             if mel is None:
                 raise InputError(f"mel: this network, with n_mels={self.n_mels}, needs a spectrogram")
@@ -197,9 +198,9 @@ class FrameNet(FrameDenoiser):
         """Say what magnitudes a spectrogram makes expect: ``prior`` (B, T, K-1), and its ``context`` (B, T, n_mels)."""
         bands = bands_on_grid(mel, self.mel, self.stft, mel.shape[-1] + 1)
         with torch.autocast(mel.device.type, enabled=False):  # differences of small numbers matter here
-            prior = bands.magnitude_prior()[..., :-1]
-            pooled = prior @ self.pooling.to(prior)
-        return {"prior": prior, "context": (pooled.clamp_min(1e-5).log() + 5) / 2.5}
+            prior = bands.magnitude_prior()
+            context = context_of(prior, self.pooling)
+        return {"prior": prior[..., :-1], "context": context}
 
 
 @register

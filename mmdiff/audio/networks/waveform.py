@@ -95,6 +95,12 @@ class WaveformNetwork(nn.Module, ABC):
                 f"level of shape {tuple(level.shape)} must be (batch={batch},): one noise level per item"
             )
 
+    def check_latent(self, z: Tensor | None) -> None:
+        """Complain of random vectors that are missing, or that the network does not take."""
+        if (z is not None) != (self.latents > 0):
+            state = "needs" if self.latents else "takes no"
+            raise InputError(f"z: this network, with latents={self.latents}, {state} random vectors")
+
     def check_label(self, label: Tensor | None, x: Tensor) -> None:
         """Complain of labels of a wrong shape, or that the network does not have."""
         # len(x) alone would make the batch of a traced graph a constant
