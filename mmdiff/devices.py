@@ -71,6 +71,13 @@ def set_compute_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
             setattr(module, "compute_dtype", dtype)  # noqa: B010 - Module types no such attribute
 
 
+def multiplying(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Make the context in which a network multiplies in ``dtype``; None keeps to what surrounds it."""
+    kind = device.type
+    enabled = dtype is not None or torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, dtype=dtype or torch.get_autocast_dtype(kind), enabled=enabled)
+
+
 @contextlib.contextmanager
 def same_compute_dtype(model: nn.Module) -> Iterator[None]:
     """Leave the dtypes in which networks multiply as they are, whatever is told them inside the block."""

@@ -40,16 +40,27 @@ class WaveformTask(nn.Module):
         Absolute error as in WaveGrad's paper, or squared error as in DiffWave's.
     drop : float in [0, 1]
         Share of items trained without their label, for classifier-free guidance.
+    distance : float >= 0
+        Weight of the distance in several resolutions of the clean waveform that the network finds and the recording,
+        which has no say in phases: :class:`mmdiff.audio.losses.MultiResolutionLoss`. Where phases cannot be known the
+        squared error wants their mean, which is next to nothing; the distance wants sound that is as loud.
 
     Raises
     ------
     InputError
-        The model's schedule is no table, nor one of pairs.
+        The model's schedule is no table, nor one of pairs; or it is one of pairs and there is a distance.
     """
 
-    def __init__(self, model: WaveformDiffusion, norm: Norm = "l1", drop: float = 0.0) -> None:
+    def __init__(
+        self, model: WaveformDiffusion, norm: Norm = "l1", drop: float = 0.0, distance: float = 0.0
+    ) -> None:
         super().__init__()
-        self.model, self.drop = model, drop
+        if distance < 0 or (distance and model.denoiser.schedule.paired):
+            raise InputError(
+                f"distance={distance} must be at least 0, and 0 for schedules of pairs; leave it out"
+            )
+        self.model, self.drop, self.weight = model, drop, distance
+        self.distance = MultiResolutionLoss(model.sample_rate)
         self.objective = build_objective(
             model.denoiser.schedule,
             target="eps",
@@ -75,8 +86,17 @@ class WaveformTask(nn.Module):
             noise = torch.randn(wave.shape, generator=generator, device=generator.device).to(wave)
             power = 1 if self.objective.norm == "l1" else 2
             scaled = {"noise": prior.color(noise), "weight": prior.std**-power}
-        losses = self.objective(self.model.denoiser, wave, generator=generator, **scaled, **cond)
-        return {"loss": losses.mean()}
+        denoiser, objective = self.model.denoiser, self.objective
+        if self.weight == 0 or not isinstance(objective, Objective):
+            losses = objective(denoiser, wave, generator=generator, **scaled, **cond)
+            return {"loss": losses.mean()}
+        weight = scaled.pop("weight", None)
+        trial = objective.attempt(denoiser, wave, generator=generator, **scaled, **cond)
+        denoising = objective.loss(trial, weight).mean()
+        made = denoiser.convert(trial.output, trial.x_t, trial.t)
+        distance = self.distance(made[:, 0], batch["wave"])
+        parts = {"denoising": denoising.detach(), "distance": distance.detach()}
+        return {"loss": denoising + self.weight * distance, **parts}
 
 
 def _levels_trained(model: WaveformDiffusion) -> Times:

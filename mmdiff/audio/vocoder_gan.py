@@ -13,6 +13,7 @@ from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.prior import bands_on_grid, log_magnitude
 from mmdiff.audio.stft import Stft
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
+from mmdiff.diffusion.adversarial import Step
 from mmdiff.diffusion.grids import make_grid
 from mmdiff.errors import InputError
 from mmdiff.nn.critic import StepCritic
@@ -76,20 +77,15 @@ class VocoderGAN(DenoisingGAN):
     vocoder : WaveformVocoder
     critic : nn.Module
         ``critic(x_s, x_t, t, mel=mel) -> score``, as :class:`SpectrumCritic`.
-    penalty, every
-        As for :class:`mmdiff.training.denoising_gan.DenoisingGAN`, of waveforms over the denoiser's ``sigma_data``.
-    distance : float >= 0
-        Weight of the distance in several resolutions of what the generator draws and the recording, which has no say
-        in phases: :class:`mmdiff.audio.losses.MultiResolutionLoss`.
-    begin : int >= 0
-        Updates by this distance alone, before there is a critic: one that judges noise teaches little (as in
-        Yamamoto et al. 2020, arXiv:1910.11480, section 3.2).
+    penalty, every, distance, begin
+        As for :class:`mmdiff.training.denoising_gan.DenoisingGAN`, the first of waveforms over the denoiser's
+        ``sigma_data``. The distance is that in several resolutions, which has no say in phases:
+        :class:`mmdiff.audio.losses.MultiResolutionLoss`.
 
     Raises
     ------
     InputError
-        The vocoder's network takes no random vectors, its noise is not standard normal, or there is nothing to begin
-        with.
+        The vocoder's network takes no random vectors, or its noise is not standard normal.
     """
 
     def __init__(
@@ -103,31 +99,28 @@ class VocoderGAN(DenoisingGAN):
     ) -> None:
         if vocoder.latents == 0 or vocoder.prior is not None:
             raise InputError(f"latents={vocoder.latents} of the vocoder must be positive, and its prior None")
-        if begin < 0 or (begin and distance == 0):
-            raise InputError(
-                f"begin={begin} must be at least 0, and 0 without a distance, which is {distance} here; "
-                "set begin=0, or a distance such as 30"
-            )
         denoiser = vocoder.denoiser
         grid = make_grid("uniform", denoiser.schedule, vocoder.default_steps)
         scaled = penalty * denoiser.sigma_data**2
         super().__init__(
-            denoiser, critic, denoiser.schedule, grid, latents=vocoder.latents, penalty=scaled, every=every
+            denoiser,
+            critic,
+            denoiser.schedule,
+            grid,
+            latents=vocoder.latents,
+            penalty=scaled,
+            every=every,
+            distance=distance,
+            begin=begin,
         )
-        self.vocoder, self.weight, self.begin = vocoder, distance, begin
-        self.distance = MultiResolutionLoss(vocoder.sample_rate)
+        self.vocoder, self.spectra = vocoder, MultiResolutionLoss(vocoder.sample_rate)
 
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch with ``wave`` (B, samples), whole frames long: those of the game, and "distance"."""
         cond = self.vocoder.conditions(batch)
-        made, step = self.make(batch["wave"][:, None], generator, cond)
-        if self.calls < self.begin:
-            self.calls += 1
-            # Distributed training wants to see all parameters.
-            losses = {"loss": torch.stack([p.sum() for p in self.critic.parameters()]).sum() * 0.0}
-        else:
-            losses = self.judge(made, step, generator, {"mel": cond["mel"]})
-        if self.weight == 0:
-            return losses
-        distance = self.distance(made[:, 0], batch["wave"])
-        return {**losses, "loss": losses["loss"] + self.weight * distance, "distance": distance.detach()}
+        return self.play(batch["wave"][:, None], generator, cond, {"mel": cond["mel"]})
+
+    def distance_of(self, made: Tensor, x0: Tensor, step: Step) -> Tensor:
+        """Compare spectra of what the generator made with the recording's, at all times alike."""
+        distance: Tensor = self.spectra(made[:, 0], x0[:, 0])
+        return distance

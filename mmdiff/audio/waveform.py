@@ -59,6 +59,8 @@ class WaveformDiffusion(nn.Module, SampledModel):
         ``steps``, ``window`` or ``clamp`` make no sense.
     """
 
+    sample_rate: int
+
     def __init__(
         self,
         network: WaveformNetwork,

@@ -80,7 +80,7 @@ def evaluate_clips(gen: ClipGenerator, asked: Mapping[str, Any]) -> int:
 
 
 def _digits(gen: ClipGenerator, options: ClipOptions) -> None:
-    from mmdiff.video.evaluate import COUNTS, MEASURES, evaluate_digits, model_system
+    from mmdiff.video.evaluate import COUNTS, MEASURES, coded_system, evaluate_digits, model_system
     from mmdiff.video.evaluate_captions import PAIRS, check_digit_model, makes_pairs, questions
 
     if options.captions == "none" or options.split is not None:
@@ -96,6 +96,8 @@ def _digits(gen: ClipGenerator, options: ClipOptions) -> None:
         model_system(gen, f"{name}, {steps} steps", steps=steps, **options.sampling)
         for steps in options.steps or [gen.model.steps]
     ]
+    if gen.model.autoencoder is not None:
+        systems.insert(0, coded_system(gen.model))
     scores = evaluate_digits(
         systems, _judge(gen), asked, frames=gen.model.frames, size=gen.model.size[0], features=network
     )

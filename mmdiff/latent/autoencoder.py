@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmdiff.devices import multiplying
 from mmdiff.diffusion.vlb import gaussian_nll
 from mmdiff.errors import InputError
 from mmdiff.latent.posterior import Posterior
@@ -149,7 +150,7 @@ class Autoencoder(nn.Module):
         if x.ndim != self.dims + 2 or x.shape[1] != self.channels or not x.numel():
             space = ", ".join(("space",) * self.dims)
             raise InputError(f"x.shape={tuple(x.shape)} must be (B, {self.channels}, {space}), and not empty")
-        with self._precision(x.device):
+        with multiplying(x.device, self.compute_dtype):
             h = self.read(fold(self._filled(x), self.steps[0]))
             for level, blocks in enumerate(self.fine):
                 if level:
@@ -173,7 +174,7 @@ class Autoencoder(nn.Module):
             raise InputError(
                 f"z.shape={tuple(z.shape)} must have {self.latents} channels and {self.dims} dimensions"
             )
-        with self._precision(z.device):
+        with multiplying(z.device, self.compute_dtype):
             h = self.decode_in(z * self._along(self.scale) + self._along(self.shift))
             for level in reversed(range(len(self.coarse))):
                 h = self.coarse[level](h)
@@ -223,10 +224,6 @@ class Autoencoder(nn.Module):
         if not any(missing):
             return x
         return functional.pad(x, [n for size in reversed(missing) for n in (0, size)], mode="replicate")
-
-    def _precision(self, device: torch.device) -> torch.autocast:
-        dtype = self.compute_dtype or torch.bfloat16
-        return torch.autocast(device.type, dtype=dtype, enabled=self.compute_dtype is not None)
 
     def _along(self, values: Tensor) -> Tensor:
         return values.view(-1, *(1,) * self.dims)

@@ -46,6 +46,11 @@ class DenoisingGAN(nn.Module):
     every : int > 0
         Batches of which the penalty is computed on one, times so many: lazy regularisation (Karras et al. 2020,
         arXiv:1912.04958, section 3.1), the same on average.
+    distance : float >= 0
+        Weight of :meth:`distance_of` what the generator draws and the data; much of it silences the critic.
+    begin : int >= 0
+        Updates by this distance alone (by its value, if the weight is 0), before there is a critic: one that judges
+        noise teaches little (as in Yamamoto et al. 2020, arXiv:1910.11480, section 3.2).
     read : callable, optional
         ``read(batch, generator) -> (x0, cond, shown)``: data (B, C, *space), what the generator is told and what the
         critic is shown, as keywords. By default the batch is x0.
@@ -87,6 +92,8 @@ class DenoisingGAN(nn.Module):
         latents: int,
         penalty: float = 0.05,
         every: int = 16,
+        distance: float = 0.0,
+        begin: int = 0,
         read: Callable[[Any, torch.Generator], tuple[Tensor, Mapping[str, Any], Mapping[str, Any]]]
         | None = None,
     ) -> None:
@@ -96,9 +103,12 @@ class DenoisingGAN(nn.Module):
                 f"penalty={penalty} must be at least 0, every={every} and latents={latents} at least 1; "
                 "try 0.05, 16 and 64"
             )
+        if distance < 0 or begin < 0:
+            raise InputError(f"distance={distance} and begin={begin} must be at least 0; 0 is without")
         self.denoiser, self.critic = denoiser, critic
         self.schedule, self.grid, self.latents = schedule, check_grid(grid), latents
         self.penalty, self.every, self.read = penalty, every, read
+        self.distance, self.begin = distance, begin
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))  # stored, so that resuming is exact
 
     calls: Tensor
@@ -106,14 +116,12 @@ class DenoisingGAN(nn.Module):
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of both players: "loss", their sum, and "deceived" of the generator, "critical" and "penalty"."""
         x0, cond, shown = (batch, {}, {}) if self.read is None else self.read(batch, generator)
-        return self.play(x0, generator, cond, shown)[0]
+        return self.play(x0, generator, cond, shown)
 
     def play(
         self, x0: Tensor, generator: torch.Generator, cond: Mapping[str, Any], shown: Mapping[str, Any]
-    ) -> tuple[dict[str, Tensor], Tensor, Step]:
+    ) -> dict[str, Tensor]:
         """Draw steps of data, and let both players have a go at them: :meth:`make`, then :meth:`judge`.
-
-        A task with losses of its own adds to "loss" what it makes of the second result.
 
         Parameters
         ----------
@@ -125,15 +133,22 @@ class DenoisingGAN(nn.Module):
 
         Returns
         -------
-        losses : dict of str to Tensor
-            As :meth:`forward` gives them.
-        made : Tensor, shape (B, C, *space)
-            The generator's x0, with gradients.
-        step : Step
-            Where it was asked for it.
+        dict of str to Tensor
+            As :meth:`forward` gives them, and "distance" where that counts.
         """
         made, step = self.make(x0, generator, cond)
-        return self.judge(made, step, generator, shown), made, step
+        alone = int(self.calls) < self.begin
+        losses = self._wait() if alone else self.judge(made, step, generator, shown)
+        weight = self.distance or float(alone)
+        if weight == 0:
+            return losses
+        distance = self.distance_of(made, x0, step)
+        return {**losses, "loss": losses["loss"] + weight * distance, "distance": distance.detach()}
+
+    def distance_of(self, made: Tensor, x0: Tensor, step: Step) -> Tensor:
+        """Compare what the generator made with the data: squared error times the signal α² that is left at the time."""
+        signal = self.schedule(step.t).alpha.square().to(x0.dtype)
+        return (signal * (made - x0).square().flatten(1).mean(1)).mean()
 
     def make(self, x0: Tensor, generator: torch.Generator, cond: Mapping[str, Any]) -> tuple[Tensor, Step]:
         """Draw steps of data, and what the generator makes of their noisy ends."""
@@ -154,6 +169,11 @@ class DenoisingGAN(nn.Module):
         penalty = self._penalty(step.x_s, step.x_t, t, shown)
         losses = {"deceived": deceived.detach(), "critical": critical.detach(), "penalty": penalty.detach()}
         return {"loss": deceived + critical + penalty, **losses}
+
+    def _wait(self) -> dict[str, Tensor]:
+        self.calls += 1
+        # Distributed training wants to see all parameters.
+        return {"loss": torch.stack([p.sum() for p in self.critic.parameters()]).sum() * 0.0}
 
     def _penalty(self, x_s: Tensor, x_t: Tensor, t: Tensor, shown: Mapping[str, Any]) -> Tensor:
         number = int(self.calls)

@@ -47,12 +47,10 @@ class ClipGAN(DenoisingGAN):
     critic : nn.Module
         ``critic(x_s, x_t, t, caption=ids) -> score`` for a model with a text encoder of its own, as
         :class:`CaptionCritic`; without ``caption`` for others.
-    penalty, every
+    penalty, every, distance, begin
         As for :class:`mmdiff.training.denoising_gan.DenoisingGAN`.
     drop : float in [0, 1]
         Share of clips that both players are told nothing of, so that clips can be made without a caption too.
-    distance : float >= 0
-        Weight of the squared error of what the generator draws, times the signal α² that is left at the time.
 
     Raises
     ------
@@ -68,6 +66,7 @@ class ClipGAN(DenoisingGAN):
         every: int = 16,
         drop: float = 0.1,
         distance: float = 0.0,
+        begin: int = 0,
     ) -> None:
         denoiser = model.denoiser
         if model.latents == 0 or denoiser.clamp is not None:
@@ -76,19 +75,21 @@ class ClipGAN(DenoisingGAN):
             )
         grid = make_grid("uniform", denoiser.schedule, model.steps)
         super().__init__(
-            denoiser, critic, denoiser.schedule, grid, latents=model.latents, penalty=penalty, every=every
+            denoiser,
+            critic,
+            denoiser.schedule,
+            grid,
+            latents=model.latents,
+            penalty=penalty,
+            every=every,
+            distance=distance,
+            begin=begin,
         )
-        self.model, self.drop, self.distance = model, drop, distance
+        self.model, self.drop = model, drop
 
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of a batch of :func:`mmdiff.video.data.collate_clips`: those of the game, and "distance"."""
         cond = without_some(self.model, batch_conditions(self.model, batch), self.drop, generator)
         captions = self.model.captions
         shown = {} if captions is None else {"caption": cond[captions.name]}
-        x0 = self.model.to_model(batch["video"])
-        losses, made, step = self.play(x0, generator, cond, shown)
-        if self.distance == 0:
-            return losses
-        signal = self.schedule(step.t).alpha.square().to(x0.dtype)
-        distance = (signal * (made - x0).square().flatten(1).mean(1)).mean()
-        return {**losses, "loss": losses["loss"] + self.distance * distance, "distance": distance.detach()}
+        return self.play(self.model.to_model(batch["video"]), generator, cond, shown)

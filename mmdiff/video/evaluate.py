@@ -28,6 +28,7 @@ from mmdiff.video.generator import ClipGenerator
 from mmdiff.video.judge import DigitJudge, Verdict, judge_clips, verdict_accuracy
 from mmdiff.video.metrics import DISTANCES, clip_features, feature_distances, inception_score, memorisation
 from mmdiff.video.metrics.features import FeatureNetwork
+from mmdiff.video.model import ClipModel
 
 _REFERENCE, _TRAINING = 1 << 32, 1 << 33  # first seeds of real clips that no measured clip shares
 _CLOSEST = 0.01  # share of held-out clips that are nearer to training than a near-duplicate is allowed to be
@@ -96,6 +97,17 @@ def model_system(
         )
 
     return System(name, make, steps or gen.model.steps, lambda: gen.evaluations)
+
+
+def coded_system(model: ClipModel) -> System:
+    """Real clips of captions, through a model's autoencoder and back: what no prior of its latents can better."""
+    draw = real_digits(model.frames, model.size[0])
+
+    def make(captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        clips = draw(captions, seeds).to(next(model.parameters()).device)
+        return model.from_model(model.to_model(clips))
+
+    return System(f"{REAL}, encoded and decoded", make)
 
 
 def evaluate_digits(

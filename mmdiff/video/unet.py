@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from mmdiff.devices import multiplying
 from mmdiff.errors import InputError
 from mmdiff.nn import conv, sinusoidal
 from mmdiff.nn.group_norm import group_norm_silu
@@ -163,7 +164,7 @@ class SpaceTimeUNet(nn.Module):
         """
         batch, frames = len(x), x.shape[2]
         layout = self._layout(x, positions, stills)
-        with self._precision(x.device):
+        with multiplying(x.device, self.compute_dtype):
             vectors = self._vectors(level, vector, layout)
             flat = None if tokens is None else tokens.reshape(-1, *tokens.shape[-2:])
             embedded = Embedded(vectors, flat, None if seen is None else seen.reshape(-1, seen.shape[-1]))
@@ -249,10 +250,6 @@ class SpaceTimeUNet(nn.Module):
             total = total + plain + gate * time
         frames = layout.frames + layout.stills
         return self.fuse(total.expand(layout.clips, frames, -1)).flatten(0, 1)
-
-    def _precision(self, device: torch.device) -> torch.autocast:
-        dtype = self.compute_dtype or torch.bfloat16
-        return torch.autocast(device.type, dtype=dtype, enabled=self.compute_dtype is not None)
 
 
 def _spread(x: Tensor) -> Tensor:

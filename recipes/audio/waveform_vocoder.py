@@ -63,6 +63,7 @@ def main(
     batch_size: int = 8,
     steps: int = 2500,
     learning_rate: float = 1e-3,
+    distance: float = 0.0,
     ema: float = 0.998,
     sampling_steps: int = 6,
     precision: Literal["no", "bf16", "fp16"] = "bf16",
@@ -93,6 +94,7 @@ def main(
         batch_size: Crops per update; the papers' are 16, and 256.
         steps: Updates; the papers' are a million.
         learning_rate: Its peak.
+        distance: Weight of the spectral distance of the clean waveform that is found, beside the error in the noise.
         ema: Decay of the weight average that is kept.
         sampling_steps: Network evaluations by default.
         precision: Of the training.
@@ -112,7 +114,7 @@ def main(
     build = {"diffwave": build_diffwave, "wavegrad": build_wavegrad, "frames": build_frames}[network]
     loud = measure_prior(spec, crops) if prior == "energy" else None
     vocoder = build(spec, size, sampling_steps, process, loud)
-    task = WaveformTask(vocoder, norm="l1" if network == "wavegrad" else "l2")
+    task = WaveformTask(vocoder, norm="l1" if network == "wavegrad" else "l2", distance=distance)
     trainer = Trainer(
         run_dir,
         task,

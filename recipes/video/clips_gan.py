@@ -48,6 +48,7 @@ def main(
     penalty: float = 0.05,
     every: int = 16,
     distance: float = 0.0,
+    begin: int = 2000,
     drop: float = 0.1,
     minutes: float = 40.0,
     batch_size: int = 16,
@@ -79,6 +80,7 @@ def main(
         every: Updates of which one computes the penalty, as many times stronger.
         distance: Weight of the squared error where the clip can be seen through the noise; much of it silences the
             critic.
+        begin: Updates by this error alone, before there is a critic.
         drop: Share of captions left out.
         minutes: Time of the processor that is trained: two threads use it up twice as fast.
         batch_size: Clips per update.
@@ -119,7 +121,7 @@ def main(
     else:
         judge = StepCritic(3, 3, critic_widths, vector=words, patch=(1, patch, patch))
         reader = CaptionCritic(judge, CaptionEncoder(vocabulary, words))
-        task = ClipGAN(model, reader, penalty, every, drop, distance)
+        task = ClipGAN(model, reader, penalty, every, drop, distance, begin)
     watch = Stopwatch(task)
 
     def make_trainer(updates: int) -> Trainer:

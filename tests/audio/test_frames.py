@@ -199,8 +199,9 @@ def test_gradients_reach_all_weights_and_half_precision_is_near(tmp_path):
         stored = load_model(save_model(model, tmp_path / "frames")).network
         half = stored(*given, z=z)
         assert (half - exact).norm() / exact.norm() < 0.02
-        with torch.autocast("cpu", torch.bfloat16):
-            assert (net(*given, z=z) - exact).norm() / exact.norm() < 0.05
+        with torch.autocast("cpu", torch.bfloat16):  # as a trainer that has been asked for half precision
+            half = net(*given, z=z)
+        assert 0 < (half - exact).norm() / exact.norm() < 0.05
 
 
 def test_sound_of_a_spectrogram_is_as_long_as_it():

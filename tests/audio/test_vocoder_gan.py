@@ -196,8 +196,10 @@ def test_the_critic_waits_for_the_distance_to_begin():
         losses["loss"].backward()
         slopes = [p.grad.abs().max() for p in waiting.critic.parameters()]  # none is missing
         assert all((slope > 0) == (number == 2) for slope in slopes)
-    with pytest.raises(InputError, match=r"begin=5 must be .* 0 without a distance"):
-        game(begin=5, distance=0.0)
+    alone = game(begin=1, penalty=0.0, distance=0.0)(batch, torch.Generator().manual_seed(0))
+    assert alone["loss"] == alone["distance"] == game()(batch, torch.Generator().manual_seed(0))["distance"]
+    with pytest.raises(InputError, match=r"begin=-5 must be at least 0"):
+        game(begin=-5)
 
 
 def test_the_penalty_is_that_of_waveforms_over_their_deviation():

@@ -10,9 +10,11 @@ from diffwave.model import DiffWave as LmntDiffWave
 from diffwave.params import AttrDict
 from tiny_vocoders import SHORT as MEL
 from tiny_vocoders import diffwave
+from torch import nn
 
 from mmdiff.audio import waveform
 from mmdiff.audio.checkpoints.lmnt_diffwave import diffwave_state
+from mmdiff.audio.losses import MultiResolutionLoss
 from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.networks.diffwave import DiffWave
 from mmdiff.audio.networks.wavegrad import WaveGrad
@@ -146,6 +148,24 @@ def test_training_lowers_the_loss_and_the_model_survives_its_config(build, norm)
     twin.load_state_dict(model.state_dict())
 
 
+@pytest.mark.parametrize("prediction", ["eps", "x0", "edm"])
+def test_a_distance_is_that_of_the_sound_which_the_denoiser_finds(prediction):
+    model = diffwave(prediction=prediction, clamp="state")
+    nn.init.normal_(model.network.out.weight, std=0.1)
+    batch = {"wave": 0.3 * torch.sin(torch.arange(2 * 1280.0)).view(2, 1280)}
+    plain, both = (WaveformTask(model, "l2", distance=weight) for weight in (0.0, 2.0))
+    alone = plain(batch, torch.Generator().manual_seed(3))["loss"]
+    losses = both(batch, torch.Generator().manual_seed(3))
+    mel = model.conditions(batch)
+    rng = torch.Generator().manual_seed(3)
+    trial = plain.objective.attempt(model.denoiser, batch["wave"][:, None], generator=rng, **mel)
+    found = model.denoiser(trial.x_t, trial.t, **mel)[:, 0]
+    distance = MultiResolutionLoss(model.sample_rate)(found, batch["wave"])
+    torch.testing.assert_close(losses["denoising"], alone)
+    torch.testing.assert_close(losses["distance"], distance)
+    torch.testing.assert_close(losses["loss"], alone + 2 * distance)
+
+
 def test_training_draws_the_levels_of_the_papers():
     continuous, steps = WaveformTask(wavegrad()).objective.times, WaveformTask(diffwave()).objective.times
     rng = torch.Generator().manual_seed(0)
@@ -165,5 +185,7 @@ def test_arguments_that_do_not_fit_are_named():
         WaveformVocoder(MelSpec(n_mels=20, hop_length=128), network, BetaTable(diffwave_betas()))
     with pytest.raises(InputError, match="LinearFlow"):
         WaveformVocoder(MEL, network, LinearFlow())
+    with pytest.raises(InputError, match="distance=-1"):
+        WaveformTask(diffwave(), distance=-1)
     with pytest.raises(InputError, match="window=0"):
         WaveformVocoder(MEL, network, BetaTable(diffwave_betas()), window=0)

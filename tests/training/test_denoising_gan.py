@@ -144,6 +144,25 @@ def test_the_lazy_penalty_is_the_diligent_one_on_average() -> None:
     assert diligent[0] == pytest.approx(PENALTY / 2 * float(squares.mean().detach()))
 
 
+@pytest.mark.parametrize("weight", [0.0, 5.0])
+def test_the_critic_waits_while_the_generator_learns_by_the_distance_alone(weight: float) -> None:
+    x0, waiting = torch.stack([Pairs()[n] for n in range(8)]), game(begin=2, distance=weight)
+    for number in range(3):
+        waiting.zero_grad()
+        losses = waiting(x0, torch.Generator().manual_seed(number))
+        losses["loss"].backward()
+        if number < 2:
+            made, step = waiting.make(x0, torch.Generator().manual_seed(number), {})
+            signal = SCHEDULE(step.t).alpha ** 2
+            error = (signal[:, None].float() * (made - x0) ** 2).mean()
+            torch.testing.assert_close(losses["loss"], (weight or 1.0) * error)
+        slopes = [p.grad.abs().max() for p in waiting.critic.parameters()]  # none is missing
+        assert all((slope > 0) == (number == 2) for slope in slopes)
+    assert ("distance" in losses) == (weight > 0)
+    with pytest.raises(InputError, match="begin=-1"):
+        game(begin=-1)
+
+
 def test_each_player_is_told_its_own_conditions() -> None:
     def read(batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict, dict]:
         return batch, {"label": batch[:, :1]}, {"planes": batch[:, 1:]}

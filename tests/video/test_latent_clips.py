@@ -13,6 +13,8 @@ from mmdiff.errors import InputError
 from mmdiff.hub import save_model
 from mmdiff.latent.autoencoder import Autoencoder
 from mmdiff.video.digits import MovingDigits
+from mmdiff.video.evaluate import coded_system
+from mmdiff.video.evaluate_captions import real_digits
 from mmdiff.video.evaluate_likelihood import evaluate_clip_likelihood
 from mmdiff.video.generator import ClipGenerator
 from mmdiff.video.model import ClipModel
@@ -133,6 +135,20 @@ def test_edits_of_pixels_are_refused(generator: ClipGenerator) -> None:
         evaluate_clip_likelihood(generator, [])
     with pytest.raises(InputError, match="divisible by 8"):  # 2 levels of the network, 4 pixels a latent
         generator(size=20)
+
+
+@pytest.mark.parametrize("level", [None, -0.9])
+def test_what_an_autoencoder_costs_is_measured_on_real_clips(level: float | None) -> None:
+    """A lossless one costs nothing; one that says grey, whatever it is given, grey."""
+    own = lossless()
+    if level is not None:
+        with torch.no_grad():
+            own.write.weight.zero_()
+            own.write.bias.fill_(level)
+    captions, seeds = ["a red three moving left", "a blue seven moving up"], (5, 6)
+    made = coded_system(model(own, size=(32, 32))).make(captions, seeds)
+    real = real_digits(4, 32)(captions, seeds).float() / 127.5 - 1
+    torch.testing.assert_close(made, real if level is None else torch.full_like(real, level))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mmdiff.devices import multiplying
 from mmdiff.errors import InputError
 from mmdiff.registry import register
 
@@ -158,7 +159,7 @@ class SubBandNet(nn.Module):
         tiles = F.pad(planes, (self.overlap, self.overlap))
         tiles = tiles.unfold(-1, self.width + 2 * self.overlap, self.width)
         tiles = rearrange(tiles, "b plane frame band bin -> b frame band (plane bin)")
-        with self._precision(planes.device):
+        with multiplying(planes.device, self.compute_dtype):
             embedded = self.embed_level(_fourier(level.to(dtype))).to(dtype)
             embedded = embedded if vector is None else embedded + vector.to(dtype)
             h = self.read(tiles).to(dtype)
@@ -171,10 +172,6 @@ class SubBandNet(nn.Module):
                 h = block(h, embedded)
             out = self.write(self.norm(h)).to(dtype)
         return rearrange(out, "b frame band (plane bin) -> b plane frame (band bin)", plane=self.outputs)
-
-    def _precision(self, device: torch.device) -> torch.autocast:
-        dtype = self.compute_dtype or torch.bfloat16
-        return torch.autocast(device.type, dtype=dtype, enabled=self.compute_dtype is not None)
 
 
 def deepened(deeper: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
