@@ -60,7 +60,7 @@ class WaveformTask(nn.Module):
                 f"distance={distance} must be at least 0, and 0 for schedules of pairs; leave it out"
             )
         self.model, self.drop, self.weight = model, drop, distance
-        self.distance = MultiResolutionLoss(model.sample_rate)
+        self.spectra = MultiResolutionLoss(model.sample_rate)
         self.objective = build_objective(
             model.denoiser.schedule,
             target="eps",
@@ -94,7 +94,7 @@ class WaveformTask(nn.Module):
         trial = objective.attempt(denoiser, wave, generator=generator, **scaled, **cond)
         denoising = objective.loss(trial, weight).mean()
         made = denoiser.convert(trial.output, trial.x_t, trial.t)
-        distance = self.distance(made[:, 0], batch["wave"])
+        distance = self.spectra(made[:, 0], batch["wave"])
         parts = {"denoising": denoising.detach(), "distance": distance.detach()}
         return {"loss": denoising + self.weight * distance, **parts}
 
