@@ -60,7 +60,7 @@ class WaveformTask(nn.Module):
                 f"distance={distance} must be at least 0, and 0 for schedules of pairs; leave it out"
             )
         self.model, self.drop, self.weight = model, drop, distance
-        self.spectra = MultiResolutionLoss(model.sample_rate)
+        self.spectra = MultiResolutionLoss(model.sample_rate) if distance else None
         self.objective = build_objective(
             model.denoiser.schedule,
             target="eps",
@@ -87,7 +87,7 @@ class WaveformTask(nn.Module):
             power = 1 if self.objective.norm == "l1" else 2
             scaled = {"noise": prior.color(noise), "weight": prior.std**-power}
         denoiser, objective = self.model.denoiser, self.objective
-        if self.weight == 0 or not isinstance(objective, Objective):
+        if self.spectra is None or not isinstance(objective, Objective):
             losses = objective(denoiser, wave, generator=generator, **scaled, **cond)
             return {"loss": losses.mean()}
         weight = scaled.pop("weight", None)

@@ -77,10 +77,13 @@ class VocoderGAN(DenoisingGAN):
     vocoder : WaveformVocoder
     critic : nn.Module
         ``critic(x_s, x_t, t, mel=mel) -> score``, as :class:`SpectrumCritic`.
-    penalty, every, distance, begin
-        As for :class:`mmdiff.training.denoising_gan.DenoisingGAN`, the first of waveforms over the denoiser's
-        ``sigma_data``. The distance is that in several resolutions, which has no say in phases:
+    penalty : float >= 0
+        As for :class:`mmdiff.training.denoising_gan.DenoisingGAN`, of waveforms over the denoiser's ``sigma_data``.
+    distance : float >= 0
+        As there, of the distance in several resolutions, which has no say in phases:
         :class:`mmdiff.audio.losses.MultiResolutionLoss`.
+    **rules
+        ``every`` and ``begin`` of that class.
 
     Raises
     ------
@@ -93,26 +96,15 @@ class VocoderGAN(DenoisingGAN):
         vocoder: WaveformVocoder,
         critic: nn.Module,
         penalty: float = 0.05,
-        every: int = 16,
         distance: float = 1.0,
-        begin: int = 0,
+        **rules: Any,
     ) -> None:
         if vocoder.latents == 0 or vocoder.prior is not None:
             raise InputError(f"latents={vocoder.latents} of the vocoder must be positive, and its prior None")
         denoiser = vocoder.denoiser
         grid = make_grid("uniform", denoiser.schedule, vocoder.default_steps)
-        scaled = penalty * denoiser.sigma_data**2
-        super().__init__(
-            denoiser,
-            critic,
-            denoiser.schedule,
-            grid,
-            latents=vocoder.latents,
-            penalty=scaled,
-            every=every,
-            distance=distance,
-            begin=begin,
-        )
+        rules |= {"penalty": penalty * denoiser.sigma_data**2, "distance": distance}
+        super().__init__(denoiser, critic, denoiser.schedule, grid, latents=vocoder.latents, **rules)
         self.vocoder, self.spectra = vocoder, MultiResolutionLoss(vocoder.sample_rate)
 
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:

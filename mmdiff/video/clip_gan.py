@@ -47,10 +47,10 @@ class ClipGAN(DenoisingGAN):
     critic : nn.Module
         ``critic(x_s, x_t, t, caption=ids) -> score`` for a model with a text encoder of its own, as
         :class:`CaptionCritic`; without ``caption`` for others.
-    penalty, every, distance, begin
-        As for :class:`mmdiff.training.denoising_gan.DenoisingGAN`.
     drop : float in [0, 1]
         Share of clips that both players are told nothing of, so that clips can be made without a caption too.
+    **rules
+        ``penalty``, ``every``, ``distance`` and ``begin`` of :class:`mmdiff.training.denoising_gan.DenoisingGAN`.
 
     Raises
     ------
@@ -62,11 +62,8 @@ class ClipGAN(DenoisingGAN):
         self,
         model: ClipModel,
         critic: nn.Module,
-        penalty: float = 0.05,
-        every: int = 16,
         drop: float = 0.1,
-        distance: float = 0.0,
-        begin: int = 0,
+        **rules: Any,
     ) -> None:
         denoiser = model.denoiser
         if model.latents == 0 or denoiser.clamp is not None:
@@ -74,17 +71,7 @@ class ClipGAN(DenoisingGAN):
                 f"latents={model.latents} of the model must be positive, by a LatentCondition, and clamp=False"
             )
         grid = make_grid("uniform", denoiser.schedule, model.steps)
-        super().__init__(
-            denoiser,
-            critic,
-            denoiser.schedule,
-            grid,
-            latents=model.latents,
-            penalty=penalty,
-            every=every,
-            distance=distance,
-            begin=begin,
-        )
+        super().__init__(denoiser, critic, denoiser.schedule, grid, latents=model.latents, **rules)
         self.model, self.drop = model, drop
 
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:

@@ -110,10 +110,11 @@ def main(
     vocoder = WaveformVocoder(
         spec, net, BetaTable(betas), len(betas), prediction=prediction, sigma_data=sigma_data
     )
-    critic = SpectrumCritic(spec)
-    task = (
-        WaveformTask(vocoder, "l2") if plain else VocoderGAN(vocoder, critic, penalty, every, distance, begin)
-    )
+    task: WaveformTask | VocoderGAN
+    if plain:
+        task = WaveformTask(vocoder, "l2")
+    else:
+        task = VocoderGAN(vocoder, SpectrumCritic(spec), penalty, distance, every=every, begin=begin)
 
     train, _ = find_train_valid(data, layout)
     crops = AudioCrops(

@@ -121,7 +121,7 @@ def main(
     else:
         judge = StepCritic(3, 3, critic_widths, vector=words, patch=(1, patch, patch))
         reader = CaptionCritic(judge, CaptionEncoder(vocabulary, words))
-        task = ClipGAN(model, reader, penalty, every, drop, distance, begin)
+        task = ClipGAN(model, reader, drop, penalty=penalty, every=every, distance=distance, begin=begin)
     watch = Stopwatch(task)
 
     def make_trainer(updates: int) -> Trainer:
