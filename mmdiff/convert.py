@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdiff.errors import CheckpointError, InputError
-from mmdiff.files import atomic_file
+from mmdiff.files import atomic_file, check_writable
 from mmdiff.hub import find_model, load_model, read_config
 
 MAX_BYTES = 16 * 2**30
@@ -149,6 +149,7 @@ def export(folder: str | Path, out: str | Path, to: str = "lmnt") -> dict[str, A
     """
     if to not in EXPORTS:
         raise InputError(f"to={to!r} must be one of {', '.join(EXPORTS)}")
+    check_writable(out)
     model = load_model(folder, "cpu")
     network = type(getattr(getattr(model, "denoiser", None), "network", model)).__name__
     if network not in EXPORTS[to]:
@@ -160,8 +161,8 @@ def export(folder: str | Path, out: str | Path, to: str = "lmnt") -> dict[str, A
     steps = converted.get("training_steps") if isinstance(converted, Mapping) else None
     module = importlib.import_module(EXPORTS[to][network])
     content = module.export_model(model, steps if isinstance(steps, int) else 0)
-    with atomic_file(out) as temporary:
-        torch.save(content, temporary)
+    with atomic_file(out) as temporary, temporary.open("wb") as file:  # torch's own writer tells no reasons
+        torch.save(content, file)
     return {
         "format": f"{network} by {to.upper()}",
         "training_steps": content["step"],

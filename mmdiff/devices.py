@@ -14,21 +14,21 @@ _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """Device by name; by default the fastest there is: CUDA, then MPS, then the CPU.
+    """Device by name; by default a GPU that CUDA knows, else the CPU.
+
+    Apple's GPUs ("mps") are not for us: they have no float64, in which times and levels of noise are computed.
 
     Raises
     ------
     InputError
-        The name is unknown or the device is not on this machine.
+        The name is unknown, or the device is not on this machine or has no float64.
     """
     if name in (None, "auto"):
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(str(name))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=device, dtype=torch.float64)
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device={name!r} cannot be used: {reason}; try 'cpu' or leave it out") from None
     return device

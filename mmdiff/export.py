@@ -19,7 +19,7 @@ from mmdiff.audio.graphs import Graph, Part, make_graph
 from mmdiff.audio.mel import preset_name
 from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.errors import InputError, MmdiffError
-from mmdiff.files import atomic_file
+from mmdiff.files import atomic_file, check_writable
 
 Format = Literal["onnx", "pt2"]
 LEAST_DECIBELS = 40.0
@@ -99,6 +99,7 @@ def export(
         raise InputError(f"format={format!r} must be one of {', '.join(get_args(Format))}")
     if format == "onnx":
         _require_packages()
+    check_writable(out)
     steps = model.default_steps if steps is None else steps
     graph = make_graph(model, steps, part, real=format == "onnx")
     facts = describe(graph, steps, part)

@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmdiff.errors import InputError
+
 TEMPORARY = ".tmp-"
 """Start of the name of everything that is still being written; safe to delete when nothing is running."""
 
@@ -35,6 +37,17 @@ def sha256(path: str | Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def check_writable(path: str | Path) -> None:
+    """Complain before long work if no file can be written there: it names a folder.
+
+    Raises
+    ------
+    InputError
+    """
+    if Path(path).is_dir():
+        raise InputError(f"out={str(path)!r} must be a file to write, and is a folder; add a name to it")
 
 
 @contextlib.contextmanager

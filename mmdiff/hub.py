@@ -10,6 +10,7 @@ import importlib
 import json
 import pkgutil
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def save_model(
     model : nn.Module
         Of a registered class, built from JSON values and registered objects.
     folder : str or Path
-        Where to; an older model folder there is replaced.
+        Where to; an older model folder there is replaced, and what else it holds is kept.
     card : str, optional
         Text of ``README.md``; default: a few lines that say what the model is and how to load it.
     extra : mapping, optional
@@ -65,7 +66,7 @@ def save_model(
     Raises
     ------
     InputError
-        ``folder`` exists and is no model folder, or ``extra`` uses a reserved name.
+        ``folder`` exists and is no model folder of mmdiff's, or ``extra`` uses a reserved name.
     CheckpointError
         The model cannot be described in JSON, or a parameter is not finite or too large for float16.
 
@@ -75,8 +76,7 @@ def save_model(
     >>> voc = load_model("vocoder")  # doctest: +SKIP
     """
     folder, extra = Path(folder), dict(extra or {})
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-        raise InputError(f"folder={folder} holds something else than a model; choose a new or empty folder")
+    others = _other_files(folder)
     if reserved := [key for key in _OWN_KEYS if key in extra]:
         raise InputError(f"extra={reserved} must not use the names {', '.join(_OWN_KEYS)}; rename them")
     own = {"format": FORMAT, "mmdiff": mmdiff.__version__}
@@ -88,7 +88,27 @@ def save_model(
         config = {**own, "sha256": sha256(weights), **described}
         (temporary / "config.json").write_text(_json(config), encoding="utf-8")
         (temporary / "README.md").write_text(card or _card(model, folder.name, extra), encoding="utf-8")
+        for other in others:
+            if other.is_dir() and not other.is_symlink():
+                shutil.copytree(other, temporary / other.name, symlinks=True)
+            else:
+                shutil.copy2(other, temporary / other.name, follow_symlinks=False)
     return folder
+
+
+def _other_files(folder: Path) -> list[Path]:
+    """What a folder that a model shall be written to holds beside an older model."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"folder={folder} must be a folder, and is a file; choose another name")
+    found = list(folder.iterdir()) if folder.exists() else []
+    try:
+        if found:
+            read_config(folder)
+    except CheckpointError:
+        raise InputError(
+            f"folder={folder} holds something else than a model of mmdiff; choose a new or empty folder"
+        ) from None
+    return [file for file in found if file.name not in _FILES]
 
 
 def _json(config: Mapping[str, Any]) -> str:

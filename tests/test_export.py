@@ -186,6 +186,8 @@ def test_what_cannot_be_exported_is_refused(diffwave, tmp_path):
     ):
         with pytest.raises(InputError, match=word):
             export(model, tmp_path / "file", **options)
+    with pytest.raises(InputError, match="must be a file to write, and is a folder"):
+        export(diffwave, tmp_path, format="pt2")
 
 
 @pytest.fixture(scope="module")

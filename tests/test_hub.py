@@ -100,6 +100,22 @@ def test_saving_again_replaces_but_never_another_folder(folder: Path, tmp_path: 
     with pytest.raises(InputError, match="thesis"):
         save_model(make_model(), tmp_path / "thesis")
     assert (tmp_path / "thesis" / "chapter.md").exists()
+    (tmp_path / "thesis" / "config.json").write_text('{"learning_rate": 1}')  # many projects have one
+    with pytest.raises(InputError, match="something else than a model"):
+        save_model(make_model(), tmp_path / "thesis")
+    with pytest.raises(InputError, match="and is a file"):
+        save_model(make_model(), tmp_path / "thesis" / "chapter.md")
+    assert sorted(file.name for file in (tmp_path / "thesis").iterdir()) == ["chapter.md", "config.json"]
+
+
+def test_saving_again_keeps_what_else_is_in_the_folder(folder: Path) -> None:
+    (folder / "sounds").mkdir()
+    (folder / "sounds" / "a.wav").write_text("precious")
+    (folder / "weights.pt").write_text("theirs")
+    save_model(make_model(), folder, card="# Mine")
+    assert (folder / "README.md").read_text() == "# Mine"
+    assert (folder / "sounds" / "a.wav").read_text() == "precious"
+    assert (folder / "weights.pt").read_text() == "theirs"
 
 
 def test_a_failed_save_leaves_the_old_model(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +15,9 @@ from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.errors import InputError
 from mmdiff.media.grid_tables import GridSource
 from mmdiff.progress import track
+
+LONGEST = 3600
+"""Seconds that can be asked for at once."""
 
 Label = str | int | None
 """A class by its name or number; None leaves it to the model."""
@@ -110,7 +112,8 @@ class SoundGenerator:
         guidance : float, optional
             Scale of classifier-free guidance: 1 is none, more exaggerates the label; default: the model's.
         seed : int or sequence of int
-            One per sound, or the first one's (the others count on). A sound depends on its seed alone.
+            One per sound, or the first one's (the others count on). A sound depends on its seed alone, but for
+            rounding, which in half precision depends on how many are made at once and can be heard.
         temperature : float >= 0
             Factor on the noise.
         batch : int > 0
@@ -130,9 +133,10 @@ class SoundGenerator:
         """
         labels = self.check(label)
         seconds = self.model.seconds if seconds is None else seconds
-        if min(num, batch, len(labels)) < 1 or not 0 < seconds < math.inf:
+        if min(num, batch, len(labels)) < 1 or not 0 < seconds <= LONGEST:
             raise InputError(
-                f"num={num}, batch={batch} and the number of labels must be at least 1, seconds={seconds} positive"
+                f"num={num}, batch={batch} and the number of labels must be at least 1, seconds={seconds} positive and "
+                f"at most {LONGEST}"
             )
         sampling = decide_sampling(self.model, steps, sampler, grid)
         numbers = torch.tensor([self.number(name) for name in labels for _ in range(num)])
@@ -176,6 +180,8 @@ class SoundGenerator:
             return len(self.labels)
         if isinstance(label, str) and label in self.labels:
             return self.labels.index(label)
+        if isinstance(label, str) and label.isdecimal():
+            label = int(label)
         if isinstance(label, int) and 0 <= label < len(self.labels):
             return label
         known = ", ".join(self.labels) or "none: the model is unconditional"

@@ -232,7 +232,12 @@ def _pieces(
                 native
                 if to_rate == sound.sample_rate
                 else resample_blocks(native, sound.sample_rate, to_rate),
-                f"path={str(path)!r} has no sound from start={start} s on: choose an earlier start",
+                f"path={str(path)!r} has no sound "
+                + (
+                    f"from start={start} s on: choose an earlier start"
+                    if start
+                    else "in it: choose another file"
+                ),
             )
             return
         seconds = sound.frames / sound.sample_rate

@@ -45,17 +45,20 @@ class PlacedNoise:
         Frames drawn for.
     width : int
         Values per frame.
+    flat : bool
+        Whether frames follow each other in one dimension, as those of a waveform do.
     """
 
-    def __init__(self, seeds: Sequence[int], first: int, last: int, width: int) -> None:
+    def __init__(self, seeds: Sequence[int], first: int, last: int, width: int, flat: bool = True) -> None:
         self.seeds, self.first, self.last, self.width, self.draws = seeds, first, last, width, 0
+        self.flat = flat
 
     def __call__(self) -> Tensor:
-        """Draw again: (B, 1, samples), the first time as :func:`frame_noise` does."""
+        """Draw again: (B, 1, frames * width) or (B, 1, frames, width), the first time as :func:`frame_noise` does."""
         places = (self.first, self.last, self.width)
-        drawn = [frame_noise(seed + (self.draws << 40), *places).flatten() for seed in self.seeds]
+        drawn = torch.stack([frame_noise(seed + (self.draws << 40), *places) for seed in self.seeds])[:, None]
         self.draws += 1
-        return torch.stack(drawn)[:, None]
+        return drawn.flatten(2) if self.flat else drawn
 
 
 def _mix(seed: int, block: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -87,6 +88,11 @@ def _decide(model: SampledModel, steps: int | None, sampler: str | None, grid: G
     if steps and isinstance(grid, Tensor) and len(grid) == len(model.grid(steps)) == 1:
         return Sampling(steps, sampler, grid)  # none of the evaluations is the sampler's
     asked, usual = (None if n is None else len(model.grid(n)) - 1 for n in (steps, model.default_steps))
+    if asked == 0:
+        raise InputError(
+            f"steps={steps} must leave one evaluation for the sampler at least, whose schedule is given, and the model "
+            "takes all for something else; take more steps, or no schedule"
+        )
     times = find_grid(table or grid, model.denoiser.schedule, asked, int(usual or 1))
     return Sampling(steps or len(times) - 1 + model.other_evaluations, sampler, times)
 
@@ -99,7 +105,12 @@ def item_seeds(seed: int | Sequence[int], count: int) -> list[int]:
     InputError
         There are more or fewer than items, or one has more than 64 bits.
     """
-    seeds = list(range(seed, seed + count)) if isinstance(seed, int) else [int(s) for s in seed]
+    try:
+        first = operator.index(seed)  # type: ignore[arg-type]
+    except TypeError:
+        seeds = [int(s) for s in seed]  # type: ignore[union-attr]
+    else:
+        seeds = list(range(first, first + count))
     if len(seeds) != count:
         raise InputError(
             f"seed has {len(seeds)} entries for {count} item(s); give one per item, or one number"

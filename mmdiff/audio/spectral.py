@@ -8,7 +8,7 @@ few steps of a linear flow sample it; Griffin-Lim and a network that corrects ph
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.samplers import SAMPLERS
 from mmdiff.diffusion.schedules import LinearFlow
-from mmdiff.diffusion.solver_tools import DenoiserFn, Stops
+from mmdiff.diffusion.solver_tools import DenoiserFn, Generators, Stops
 from mmdiff.errors import InputError
 from mmdiff.registry import register
 
@@ -112,8 +112,26 @@ class SpectralVocoder(VocoderModel):
         # Only a mel measured with this very window and hop is a constraint that can be met exactly.
         return conditions.bands.rescale(magnitude, iterations) if conditions.bands.native else magnitude
 
+    def draw_magnitude(
+        self,
+        source: Callable[[], Tensor],
+        conditions: Conditions,
+        grid: Tensor | Stops,
+        sampler: str,
+        temperature: float,
+    ) -> Tensor:
+        """Draw magnitudes (B, T, K) with all noise, a sampler's own too, from one source of (B, 1, T, K-1)."""
+        noise = temperature * source().to(conditions.prior)
+        return self.sample_magnitude(noise, conditions, grid, sampler, source, temperature)
+
     def sample_magnitude(
-        self, noise: Tensor, conditions: Conditions, grid: Tensor | Stops, sampler: str = "ddim"
+        self,
+        noise: Tensor,
+        conditions: Conditions,
+        grid: Tensor | Stops,
+        sampler: str = "ddim",
+        generator: Generators = None,
+        temperature: float = 1.0,
     ) -> Tensor:
         """Draw magnitudes.
 
@@ -126,6 +144,10 @@ class SpectralVocoder(VocoderModel):
             Times at which the sampler stops; with n = 0 the magnitude is the prior's.
         sampler : str
             Any name in :data:`mmdiff.diffusion.samplers.SAMPLERS`.
+        generator : Generators
+            Source of the noise that stochastic samplers add.
+        temperature : float >= 0
+            Standard deviation of that noise, over the right one.
 
         Returns
         -------
@@ -134,7 +156,9 @@ class SpectralVocoder(VocoderModel):
         if len(grid) == 1:
             return self._agreeing(conditions.prior, conditions)
         schedule, denoise = self.denoiser.schedule, self._denoise(conditions)
-        state = SAMPLERS[sampler].fn(denoise, noise, grid.to(noise.device), schedule)
+        info = SAMPLERS[sampler]
+        options = info.noise_options(temperature)
+        state = info.fn(denoise, noise, grid.to(noise.device), schedule, generator=generator, **options)
         return self.from_state(state, conditions)
 
     def _denoise(self, conditions: Conditions) -> DenoiserFn:
@@ -250,7 +274,7 @@ class SpectralVocoder(VocoderModel):
         """Denoiser of a short mel's magnitude, and its noise; see :class:`VocoderModel`."""
         frames = self.stft.frames(samples)
         conditions = self.conditions(mel, spec, frames)
-        return self._denoise(conditions), magnitude_noise(self, seeds, 0, frames).to(conditions.prior)
+        return self._denoise(conditions), magnitude_noise(self, seeds, 0, frames)().to(conditions.prior)
 
     def blocks(
         self,

@@ -103,8 +103,8 @@ class SpectralBlocks(BlockMaker):
         offset = self.span[0]
         bands = bands_on_grid(mel, self.spec, model.stft, high - low, first=low, offset=offset)
         conditions = model.condition_on(bands)
-        noise = self.temperature * magnitude_noise(model, seeds, low, high).to(conditions.prior)
-        magnitude = model.sample_magnitude(noise, conditions, self.grid, self.sampler)
+        source = magnitude_noise(model, seeds, low, high)
+        magnitude = model.draw_magnitude(source, conditions, self.grid, self.sampler, self.temperature)
         if past is not None:
             magnitude = torch.cat([past.magnitude, magnitude[:, past.magnitude.shape[1] :]], 1)
         phasors, turns = self._start(magnitude)

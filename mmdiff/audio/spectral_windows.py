@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from mmdiff.audio.noise import frame_noise
+from mmdiff.audio.noise import PlacedNoise
 from mmdiff.audio.phase import single_pass_phase
 from mmdiff.audio.prior import Bands
 from mmdiff.diffusion.samplers import SAMPLERS
@@ -74,8 +73,8 @@ def windowed_blocks(
         outer = model.magnitude_reach * evaluations
         outer_low, outer_high = max(0, low - outer), min(frames, high + outer)
         conditions = model.condition_on(bands.part(outer_low, outer_high))
-        noise = temperature * magnitude_noise(model, seeds, outer_low, outer_high).to(bands.values)
-        magnitude = model.sample_magnitude(noise, conditions, grid, sampler)
+        source = magnitude_noise(model, seeds, outer_low, outer_high)
+        magnitude = model.draw_magnitude(source, conditions, grid, sampler, temperature)
         inner = slice(low - outer_low, high - outer_low)
         magnitude, conditions = magnitude[:, inner], conditions.part(inner)
         start, window_turns = single_pass_phase(magnitude, model.stft, turns)
@@ -88,7 +87,6 @@ def windowed_blocks(
         yield wave[:, (first - low) * hop : end - low * hop]
 
 
-def magnitude_noise(model: SpectralVocoder, seeds: Sequence[int], first: int, last: int) -> Tensor:
-    """Noise that the magnitudes of frames ``first`` … ``last - 1`` are sampled from: (B, 1, T, K-1)."""
-    items = [frame_noise(seed, first, last, model.stft.bins - 1) for seed in seeds]
-    return torch.stack(items)[:, None]
+def magnitude_noise(model: SpectralVocoder, seeds: Sequence[int], first: int, last: int) -> PlacedNoise:
+    """Source of the noise that the magnitudes of frames ``first`` … ``last - 1`` are sampled from: (B, 1, T, K-1)."""
+    return PlacedNoise(seeds, first, last, model.stft.bins - 1, flat=False)

@@ -82,7 +82,7 @@ class VocoderStream:
         Parameters
         ----------
         mel : Tensor, shape (B, n_mels, frames) or (n_mels, frames)
-            Any number of frames, none too; the same B each time.
+            Any number of frames, none too; the same B each time. An array will do.
 
         Returns
         -------
@@ -96,6 +96,7 @@ class VocoderStream:
             can go on with other frames.
         """
         self._require_open()
+        mel = torch.as_tensor(mel)
         if mel.dim() in (2, 3) and mel.shape[-2:] == (self._spec.n_mels, 0):
             return torch.zeros(*mel.shape[:-2] or (1,), 0, device=next(self._model.parameters()).device)
         mel = self._accepted(mel)

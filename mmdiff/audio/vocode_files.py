@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,7 @@ def vocode_file(
     grid: GridSource | None = None,
     seed: int = 0,
     temperature: float = 1.0,
+    taken: Collection[Path] = (),
     progress: bool = False,
 ) -> Iterator[Vocoded]:
     """Make the sound of a mel spectrogram in a file, or of a sound file's spectrogram.
@@ -90,6 +91,8 @@ def vocode_file(
         Definition to read or to compute the spectrogram by. Default: what the file states, else the model's.
     steps, sampler, grid, seed, temperature
         As for :meth:`Vocoder.__call__`; the items of a batch take ``seed``, ``seed + 1``, ...
+    taken : collection of Path
+        Files that other inputs' results go to, which numbered ones must not replace.
     progress : bool
         Show progress bars for long sound.
 
@@ -101,7 +104,7 @@ def vocode_file(
     Raises
     ------
     InputError
-        The source cannot be read or does not fit, or the target cannot be written.
+        The source cannot be read or does not fit, or the target cannot be written, or is taken.
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if is_copy := source.suffix.lower() not in MEL_SUFFIXES:
@@ -123,8 +126,13 @@ def vocode_file(
                 f"path={str(source)!r} has 1 frame, which lasts no time: there must be at least 2"
             )
     sampling = voc.sampling(steps, sampler, grid)
-    for i, mel in enumerate(mels):
-        path = target if len(mels) == 1 else target.with_stem(f"{target.stem}-{i}")
+    paths = [target.with_stem(f"{target.stem}-{i}") for i in range(len(mels))] if len(mels) > 1 else [target]
+    if lost := [path for path in paths[len(mels) == 1 :] if path in taken]:
+        raise InputError(
+            f"path={str(source)!r} holds {len(mels)} spectrograms, whose results are numbered: {str(lost[0])!r} is "
+            "another input's result already; vocode them into different folders"
+        )
+    for i, (path, mel) in enumerate(zip(paths, mels, strict=True)):
         blocks = voc.blocks(
             mel[None],
             mel_spec=spec,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -78,7 +79,16 @@ class Vocoder:
         Returns
         -------
         Tensor, shape (B, n_mels, frames)
+
+        Raises
+        ------
+        InputError
+            The wave is of whole numbers.
         """
+        if not wave.is_floating_point():
+            raise InputError(
+                f"wave of type {wave.dtype} must be floating point, in [-1, 1]; divide whole numbers by full scale"
+            )
         wave = wave.float() if wave.ndim == 2 else wave.float()[None]
         return self.mel_spec(resample(wave.to(self.device), sample_rate, self.mel_spec.sample_rate))
 
@@ -111,7 +121,9 @@ class Vocoder:
             Where the sampler stops: a file that ``mmdiff search`` wrote, the name of a grid, or times; default:
             the model's. Without ``steps`` it decides on their number.
         seed : int or sequence of int
-            One per item, or the first one's (the others count on). An item depends on its seed alone.
+            One per item, or the first one's (the others count on). An item depends on its seed alone, but for
+            rounding, which in half precision depends on the batch and can be heard in a tensor of several items; those
+            of a list are made one by one.
         temperature : float >= 0
             Factor on the initial noise; 0 gives the model's regression.
         samples : int, optional
@@ -136,7 +148,7 @@ class Vocoder:
         seeds = item_seeds(seed, len(mel))
         results = []
         for item, own in zip(mel, seeds, strict=True):
-            blocks = self.blocks(item, seed=own, samples=samples, progress=progress, **options)
+            blocks = self.blocks(item, seed=[own], samples=samples, progress=progress, **options)
             results.append(torch.cat(list(blocks), -1)[0])
         return results
 
@@ -174,7 +186,7 @@ class Vocoder:
         checked = Checked(mel, []) if measured else check(mel, spec, declared=mel_spec is not None)
         mel, spec, notes = self.model.accept(checked.mel.to(self.device), spec)
         self.notes = [*checked.notes, *notes]
-        if temperature < 0:
+        if not 0 <= temperature < math.inf:
             raise InputError(f"temperature={temperature} must be at least 0; 1 is usual")
         sampling = self.sampling(steps, sampler, grid)
         length = self._length(spec, mel.shape[-1], samples)
@@ -216,7 +228,8 @@ class Vocoder:
             ``push(frames)`` as frames come and ``flush()`` at the end.
         lookahead : int > 0
             Frames (the model's, 16 ms at 16 kHz) beyond a block that are heard before it is given out. More sound
-            better and come later. As many as the spectrogram has give the sound of :meth:`__call__`.
+            better and come later. As many as the spectrogram has give the sound of :meth:`__call__`, where no fresh
+            noise is drawn (models of waveforms with "ddpm" draw it elsewhere).
         block : int > 0
             Frames given out together. More cost less computation and come later.
         mel_spec, steps, sampler, grid, seed, temperature
@@ -243,7 +256,7 @@ class Vocoder:
         >>> [stream.push(mel[..., n : n + 7]).shape[1] for n in (0, 7)], stream.flush().shape[1]
         ([512, 2048], 768)
         """
-        if lookahead < 1 or block < 1 or temperature < 0:
+        if lookahead < 1 or block < 1 or not 0 <= temperature < math.inf:
             raise InputError(
                 f"lookahead={lookahead} and block={block} must be at least 1 frame, temperature={temperature} "
                 f"at least 0; {LOOKAHEAD}, {BLOCK} and 1 are usual"

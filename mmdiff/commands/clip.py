@@ -111,7 +111,7 @@ def clip(
     plot : str, optional
         Write a contact sheet (.png) of all clips, too.
     device : str, optional
-        cpu, cuda, cuda:1, mps; default: the fastest there is.
+        cpu, cuda, cuda:1, ...; default: a GPU if there is one.
     dtype : str
         Precision of the network's matrix products.
     json : bool

@@ -87,7 +87,7 @@ def edit(
     seed : int
         Of the noise that sound is made from.
     device : str, optional
-        cpu, cuda, cuda:1, mps; default: the fastest there is.
+        cpu, cuda, cuda:1, ...; default: a GPU if there is one.
     dtype : str
         Precision of the network's matrix products.
     json : bool
@@ -207,7 +207,7 @@ def _bits(source: Path, target: Path) -> int:
     from mmdiff.audio import io
 
     codec = io.info(source).codec
-    if any(name in codec for name in ("f32", "f64", "s32", "float")):
+    if any(name in codec for name in ("f32", "f64", "s32", "float", "double", "pcm_32")):
         return 32 if target.suffix.lower() == ".wav" else 24
     return 24 if "24" in codec else 16
 

@@ -73,7 +73,7 @@ def _devices() -> list[str]:
 
     cpu = f"cpu ({torch.get_num_threads()} threads)"
     cuda = [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
-    return [cpu, *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
+    return [cpu, *cuda]
 
 
 def _model(folder: Path) -> dict[str, Any]:

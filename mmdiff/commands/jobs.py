@@ -53,10 +53,11 @@ def plan(
     """
     pairs = [pair for name in inputs for pair in _pairs(Path(name).expanduser(), accepts, tag)]
     single = len(pairs) == 1 and not Path(inputs[0]).expanduser().is_dir()
-    as_file = out is not None and Path(out).suffix.lower() in writes and not Path(out).is_dir()
+    as_folder = out is None or out.endswith(("/", os.sep)) or Path(out).is_dir()
+    as_file = out is not None and Path(out).suffix.lower() in writes and not as_folder
     if as_file and not single:
         raise InputError(f"out={out!r} names one file, but there are {len(pairs)} inputs: name a folder")
-    if out is not None and single and not as_file and Path(out).suffix and not Path(out).is_dir():
+    if single and not as_file and not as_folder and Path(str(out)).suffix:
         raise InputError(f"out={out!r} must be a folder or end in {', '.join(writes)}")
     jobs = [Job(pairs[0][0], Path(str(out)).expanduser())] if as_file else _named(pairs, out, writes[0])
     _refuse_replacing_inputs(jobs)

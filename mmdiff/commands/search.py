@@ -75,7 +75,7 @@ def search(
     plot : bool
         Draw quality against steps and against grids tried, beside the file.
     device : str, optional
-        cpu, cuda, cuda:1, mps; default: the fastest there is.
+        cpu, cuda, cuda:1, ...; default: a GPU if there is one.
     dtype : str
         Precision of the networks' matrix products.
     json : bool

@@ -61,7 +61,7 @@ def sound(
     temperature : float
         Factor on the noise.
     device : str, optional
-        cpu, cuda, cuda:1, mps; default: the fastest there is.
+        cpu, cuda, cuda:1, ...; default: a GPU if there is one.
     dtype : str
         Precision of the network's matrix products.
     json : bool

@@ -67,7 +67,7 @@ def vocode(
     mel_preset : str, optional
         Definition of the spectrograms, such as hifigan-22k. Default: what the file states, else the model's.
     device : str, optional
-        cpu, cuda, cuda:1, mps; default: the fastest there is.
+        cpu, cuda, cuda:1, ...; default: a GPU if there is one.
     dtype : str
         Precision of the networks' matrix products.
     plot : bool
@@ -97,6 +97,7 @@ def vocode(
 
     voc = load_pipeline(Vocoder, model, device, dtype)
     settings |= voc.sampling(steps, sampler, schedule)._asdict()
+    settings["taken"] = {job.target for job in jobs}
     failures = sum(not _one(voc, job, settings, plot, json) for job in jobs)
     if failures and len(jobs) > 1:
         failed(f"{failures} of {len(jobs)} inputs; the others are done")

@@ -22,6 +22,10 @@ LAMBDA_MIN = -2 * math.log(80.0)
 LAMBDA_MAX = -2 * math.log(0.002)
 
 
+MOST_STEPS = 1_000_000
+"""More are a slip of the hand."""
+
+
 def make_grid(
     name: str, schedule: Schedule, steps: int, *, t_min: float = 0.0, t_max: float = 1.0, **options: float
 ) -> Tensor:
@@ -43,7 +47,7 @@ def make_grid(
     schedule : Schedule
         What the times belong to.
     steps : int > 0
-        Number of steps.
+        Number of steps, at most :data:`MOST_STEPS`.
     t_min, t_max : float, 0 <= t_min < t_max <= 1
         Last and first time.
     **options : float
@@ -69,6 +73,8 @@ def make_grid(
         raise InputError(f"grid={name!r} must be one of {', '.join(GRIDS)}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps={steps!r} must be a positive integer; try 20")
+    if steps > MOST_STEPS:
+        raise InputError(f"steps={steps} must be at most {MOST_STEPS}; 20 are usual")
     if not 0 <= t_min < t_max <= 1:
         raise InputError(f"t_min={t_min}, t_max={t_max} must satisfy 0 <= t_min < t_max <= 1; try 0 and 1")
     known = list(inspect.signature(GRIDS[name]).parameters)[4:]

@@ -73,6 +73,10 @@ class SamplerInfo:
         """Whether it serves schedules of pairs of data and velocity, which the others do not."""
         return "process" in self.options
 
+    def noise_options(self, temperature: float) -> dict[str, float]:
+        """Options that make the standard deviation of the noise it adds so many times the right one."""
+        return {name: temperature for name in ("noise_scale", "s_noise") if name in self.options}
+
     @property
     def options(self) -> tuple[str, ...]:
         """Names of the keywords beside the common ones."""

@@ -153,8 +153,7 @@ def _checked_options(
         )
     if temperature < 0:
         raise InputError(f"temperature={temperature} must be >= 0; 1 keeps the noise as it is")
-    scaled = [name for name in ("noise_scale", "s_noise") if name in info.options]
-    return {**dict.fromkeys(scaled, temperature), **options}
+    return {**info.noise_options(temperature), **options}
 
 
 def _stops(

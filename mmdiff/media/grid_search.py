@@ -121,13 +121,14 @@ def search_table(
     Raises
     ------
     InputError
-        Two numbers of steps mean the same number of the sampler's steps.
+        Two numbers of steps mean the same number of the sampler's steps, or one leaves it none.
     """
     own = {count: problem.own_grid(count) for count in steps}
     lengths = [len(grid) - 1 for grid in own.values()]
-    if not steps or len(set(lengths)) < len(steps):
+    if not steps or len(set(lengths)) < len(steps) or min(lengths) < 1:
         raise InputError(
-            f"steps={list(steps)} must be one number or more, that differ in the sampler's steps: {lengths}"
+            f"steps={list(steps)} must be one number or more, that differ in the sampler's steps and leave it one at "
+            f"least: {lengths}"
         )
     if move_start is None:
         schedule = problem.schedule

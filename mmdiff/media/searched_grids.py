@@ -121,5 +121,7 @@ class GridTable:
                 f"{grid.steps}" + (f" (asked for as {grid.asked})" if grid.asked != grid.steps else "")
                 for grid in self.grids
             )
-            raise InputError(f"steps={steps} must be one of those the table has grids of: {counts}")
+            more = any(grid.asked != grid.steps for grid in self.grids)
+            of = "the sampler's, without evaluations for other things, " if more else ""
+            raise InputError(f"steps={steps}, {of}must be one of those the table has grids of: {counts}")
         return fit[0].on(schedule)

@@ -137,8 +137,10 @@ class DenoisingGAN(nn.Module):
             As :meth:`forward` gives them, and "distance" where that counts.
         """
         made, step = self.make(x0, generator, cond)
-        alone = int(self.calls) < self.begin
-        losses = self._wait() if alone else self.judge(made, step, generator, shown)
+        number = int(self.calls)  # waits for a GPU, once an update
+        self.calls += 1
+        alone = number < self.begin
+        losses = self._wait() if alone else self.judge(made, step, generator, shown, number % self.every == 0)
         weight = self.distance or float(alone)
         if weight == 0:
             return losses
@@ -157,28 +159,25 @@ class DenoisingGAN(nn.Module):
         return self.denoiser(step.x_t, _told(step), z=z, **cond), step
 
     def judge(
-        self, made: Tensor, step: Step, generator: torch.Generator, shown: Mapping[str, Any]
+        self, made: Tensor, step: Step, generator: torch.Generator, shown: Mapping[str, Any], penalise: bool
     ) -> dict[str, Tensor]:
-        """Losses of both players when the generator made x0 of steps."""
+        """Losses of both players when the generator made x0 of steps, with the penalty where it is its turn."""
         t = _told(step)
         x_s = reverse_step(self.schedule, step, made, generator)
         deceived = logistic_generator(frozen(self.critic)(x_s, step.x_t, t, **shown))
         critical = logistic_critic(
             self.critic(step.x_s, step.x_t, t, **shown), self.critic(x_s.detach(), step.x_t, t, **shown)
         )
-        penalty = self._penalty(step.x_s, step.x_t, t, shown)
+        penalty = self._penalty(step.x_s, step.x_t, t, shown) if penalise else deceived.new_zeros(())
         losses = {"deceived": deceived.detach(), "critical": critical.detach(), "penalty": penalty.detach()}
         return {"loss": deceived + critical + penalty, **losses}
 
     def _wait(self) -> dict[str, Tensor]:
-        self.calls += 1
         # Distributed training wants to see all parameters.
         return {"loss": torch.stack([p.sum() for p in self.critic.parameters()]).sum() * 0.0}
 
     def _penalty(self, x_s: Tensor, x_t: Tensor, t: Tensor, shown: Mapping[str, Any]) -> Tensor:
-        number = int(self.calls)
-        self.calls += 1
-        if self.penalty == 0 or number % self.every:
+        if self.penalty == 0:
             return x_s.new_zeros(())
         squares = gradient_penalty(self.critic, x_s, x_t, t, **shown)
         return self.every * self.penalty / 2 * squares.mean()

@@ -84,7 +84,7 @@ class Trainer:
         Of the noise and dropout; the dataset has its own.
     collate : callable or None
         From a list of items to a batch; default: PyTorch's.
-    device : {"cpu", "cuda", "mps"} or None
+    device : {"cpu", "cuda"} or None
         None: the fastest there is.
     tensorboard : bool
         Write TensorBoard events if it is installed.

@@ -25,7 +25,7 @@ def make_accelerator(device: str | None, precision: str) -> Accelerator:
 
     Parameters
     ----------
-    device : {"cpu", "cuda", "mps"} or None
+    device : {"cpu", "cuda"} or None
         None: the fastest there is.
     precision : {"no", "bf16", "fp16"}
 
@@ -43,8 +43,7 @@ def make_accelerator(device: str | None, precision: str) -> Accelerator:
     # Accelerate keeps device and precision in process-wide state; a second Trainer may want others.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    fast = torch.cuda.is_available() or torch.backends.mps.is_available()
-    on_cpu = device == "cpu" or (device is None and not fast)
+    on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     if on_cpu and precision == "fp16":
         raise InputError("precision='fp16' needs a GPU; use 'bf16' or 'no' on the CPU")
     handlers = [

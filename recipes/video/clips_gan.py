@@ -5,8 +5,9 @@ the step. ``--plain true`` trains the same network for the same time by least sq
 folder is ``RUN/model``. Run it with one of
 
     mmdiff run clips_gan.tiny                         # seconds; shows that everything works
-    mmdiff run clips_gan                              # 20 minutes of two threads; again, to go on if interrupted
+    mmdiff run clips_gan                              # half an hour of one thread; again, to go on if interrupted
     mmdiff run clips_gan --plain true --run_dir runs/clips_gan.plain
+    mmdiff run clips_gan.continued                    # the generator goes on from that plain model
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.diffusion.schedules import BetaTable, vp_betas
 from mmdiff.diffusion.times import TablePoints
-from mmdiff.hub import save_model
+from mmdiff.hub import load_model, save_model
 from mmdiff.nn.critic import StepCritic
 from mmdiff.training import Part, Trainer, load_weights
 from mmdiff.training.budget import Stopwatch, train_for
@@ -30,11 +31,13 @@ from mmdiff.video.digits import MovingDigits
 from mmdiff.video.model import ClipModel
 from mmdiff.video.tasks import ClipTask
 from mmdiff.video.unet import SpaceTimeUNet
+from mmdiff.weights import assign_tensors, named_tensors
 
 
 def main(
     run_dir: Path = Path("runs/clips_gan"),
     plain: bool = False,
+    init: str | None = None,
     steps: int = 4,
     size: int = 32,
     frames: int = 8,
@@ -66,6 +69,8 @@ def main(
     Args:
         run_dir: Gets checkpoints, logs and the finished model. A run there goes on until it had its time.
         plain: No generator and no critic: the network learns the mean of the clips at the same steps.
+        init: Model to begin from, trained with ``plain`` or without: a folder. What a random vector does is learned
+            anew where it had none.
         steps: From noise to clips.
         size: Height and width in pixels, a multiple of 32.
         frames: Length of clips.
@@ -114,6 +119,8 @@ def main(
         std=0.37,
         clamp=False,
     )
+    if init:
+        assign_tensors(model, named_tensors(model) | named_tensors(load_model(init)), source=init)
     set_compute_dtype(model, pick_compute_dtype(pick_device(device), dtype))
     task: ClipTask | ClipGAN
     if plain:

@@ -234,7 +234,7 @@ BAD = {
     "cut.wav": (riff(claimed=4000), "cut short after 0.01 s"),
     "absurd.wav": (riff(claimed=1_900_000_000), "cannot hold"),
     "strange.wav": (riff()[:20] + b"\x34\x12" + riff()[22:], "unknown way"),
-    "header_only.wav": (riff(frames=0), "no sound from start"),
+    "header_only.wav": (riff(frames=0), "no sound in it"),
 }
 
 

@@ -91,6 +91,8 @@ def test_an_unconditional_model_takes_no_label():
         (3, {}, "label=3"),
         ("one", {"seconds": 0}, "seconds=0"),
         ("one", {"seconds": float("inf")}, "seconds=inf"),
+        ("one", {"seconds": 1e9}, "at most 3600"),
+        ("3", {}, "label=3"),
         ("one", {"num": 0}, "num=0"),
         ([], {}, "number of labels"),
         ("one", {"steps": 0}, "steps=0"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -89,6 +91,30 @@ def test_zero_temperature_has_no_diversity(vocoder):
     torch.testing.assert_close(vocoder(mel, seed=1, temperature=0.0), vocoder(mel, seed=2, temperature=0.0))
 
 
+@pytest.mark.parametrize(
+    "sampler", ["ddpm", "euler_ancestral", "dpmpp_2m_sde", "predictor_corrector", "sscs"]
+)
+def test_the_noise_that_a_sampler_adds_is_of_its_seed_and_place_too(vocoder, monkeypatch, sampler):
+    mel = torch.randn(2, 80, 200, generator=torch.Generator().manual_seed(0)) - 5
+
+    def make(item: int | slice, **options: Any) -> torch.Tensor:
+        return vocoder(mel[item], sampler=sampler, **{"steps": 4, "seed": 6, **options})
+
+    def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+        return float((one - other).square().mean() / other.square().mean())
+
+    alone = make(1)
+    assert torch.equal(make(1), alone)
+    assert distance(make(slice(0, 2), seed=[5, 6])[1:], alone) < 1e-3
+    assert distance(make(1, seed=7), alone) > 0.1
+    if sampler == "predictor_corrector":
+        return  # its step is long as the noise of all frames is
+    assert distance(make(1, seed=7, temperature=0.0), make(1, temperature=0.0)) < 1e-6
+    monkeypatch.setattr(windows, "WINDOW", 64)
+    assert len(list(vocoder.blocks(mel[1], steps=4))) == 3
+    assert distance(make(1), alone) < 1e-3
+
+
 @pytest.mark.parametrize("corrections", [(0, 1), (1, 1, 2)])
 def test_windows_give_what_the_whole_gives(monkeypatch, corrections):
     """Six windows against one: the same waveform to -60 dB, no seam at the joints."""
@@ -162,6 +188,14 @@ def test_one_evaluation_can_correct_what_the_pipeline_makes_without_networks():
     found = Vocoder(model, device="cpu", dtype="float32")(mel, steps=1, samples=8192, seed=3)
     torch.testing.assert_close(found, expected.clamp(-1, 1), atol=1e-4, rtol=0)
     assert float((expected - other).abs().amax()) > 1e-3
+
+
+def test_a_schedule_wants_an_evaluation_of_the_sampler():
+    vocoder = Vocoder(small_model(corrections=(1, 1, 2)), device="cpu")
+    assert len(vocoder.sampling(1).grid) == 1
+    assert len(vocoder.sampling(2, grid="karras").grid) == 2
+    with pytest.raises(InputError, match="steps=1 must leave one evaluation for the sampler"):
+        vocoder.sampling(1, grid="karras")
 
 
 def test_sound_comes_near_the_spectrogram_that_it_was_made_of(monkeypatch):

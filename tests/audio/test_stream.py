@@ -186,6 +186,13 @@ def test_frames_of_other_types_and_lone_frames_are_taken():
         assert bool(pushed(voc.stream(mel_spec=spec), silence, [2]).isfinite().all())
 
 
+def test_a_few_values_that_predicted_spectrograms_may_have_pass_in_every_piece():
+    voc, mel = spectral(), speechlike(MEL, 30)
+    mel[0, 40:44, 17] = MEL.lowest_value - 3.1
+    at_once = torch.cat(list(voc.stream(mel, steps=2)), -1)
+    assert torch.equal(pushed(voc.stream(steps=2), mel, [1] * 29), at_once)
+
+
 def test_no_frames_make_no_samples_and_change_nothing():
     voc, mel = spectral(), speechlike(MEL, 12, batch=2)
     stream = voc.stream(steps=2)

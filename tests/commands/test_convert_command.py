@@ -91,6 +91,9 @@ def test_a_vocoder_becomes_a_folder_and_a_checkpoint_again(mmdiff_command, tmp_p
     )
     assert outcome.status == 2
     assert "mel, half must not be given with --to" in outcome.err
+    outcome = mmdiff_command("convert", tmp_path / "model", "--to", "lmnt", "-o", tmp_path)
+    assert outcome.status == 2
+    assert "must be a file to write, and is a folder" in outcome.err
 
 
 def test_what_a_wavegrad_of_other_sizes_needs_is_given_as_options(mmdiff_command, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import soundfile
 import torch
 from test_sound_generator import model
 
@@ -58,6 +59,16 @@ def test_a_model_continues_and_declips(mmdiff_command, tone, tmp_path):
     assert "times as loud" in outcome.err
 
 
+@pytest.mark.parametrize("subtype", ["DOUBLE", "FLOAT", "PCM_32", "PCM_24"])
+def test_what_is_known_is_kept_to_the_bit_in_every_kind_of_wav(mmdiff_command, tone, tmp_path, subtype):
+    wave = 0.7 * io.read(tone, mono=False)[0]
+    soundfile.write(tmp_path / "a.wav", wave.double().numpy().T, 1000, subtype=subtype)
+    assert mmdiff_command("edit", str(tmp_path / "a.wav"), "--fill", "0.2:0.22").status == 0
+    (before, _), (after, _) = (io.read(tmp_path / name, mono=False) for name in ("a.wav", "a.edited.wav"))
+    assert torch.equal(after[:, :200], before[:, :200])
+    assert torch.equal(after[:, 220:], before[:, 220:])
+
+
 def test_sound_above_full_scale_stays_in_files_of_floats_and_is_made_to_fit_into_others(
     mmdiff_command, tone, tmp_path
 ):
@@ -76,6 +87,7 @@ def test_sound_above_full_scale_stays_in_files_of_floats_and_is_made_to_fit_into
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--fill", "0.1:0.1001"], "--fill 0.1:0.1001 must hold a sample; they are 1/1000 s apart"),
         ([], "exactly one of --fill, --continue-by, --extend-to, --declip must be given; got none of them"),
         (["--fill", "0.1:0.2", "--declip"], "got --fill, --declip"),
         (["--fill", "early"], "--fill 'early' must be begin:end"),

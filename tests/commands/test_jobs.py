@@ -31,13 +31,14 @@ def _names(jobs, root: Path) -> dict[str, str]:
         (["in/a.wav"], None, {"in/a.wav": "in/a.made.wav"}),
         (["in/a.wav"], "x.mp3", {"in/a.wav": "x.mp3"}),
         (["in/a.wav"], "out", {"in/a.wav": "out/a.wav"}),
+        (["in/a.wav"], "out.v2/", {"in/a.wav": "out.v2/a.wav"}),
         (["in/a.wav", "single.ogg"], "out", {"in/a.wav": "out/a.wav", "single.ogg": "out/single.wav"}),
         (["in/b", "single.ogg"], None, {"in/b/c.FLAC": "in/b.made/c.wav", "single.ogg": "single.made.wav"}),
         (["gone.wav"], None, {"gone.wav": "gone.made.wav"}),
     ],
 )
 def test_where_results_go(tree, inputs, out, expected):
-    jobs = plan([str(tree / name) for name in inputs], out and str(tree / out), **SETTINGS)
+    jobs = plan([str(tree / name) for name in inputs], out and f"{tree}/{out}", **SETTINGS)
     assert _names(jobs, tree) == expected
 
 

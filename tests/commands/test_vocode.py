@@ -131,6 +131,18 @@ def test_a_batch_gives_numbered_files(mmdiff_command, tiny_model, tmp_path):
     assert [p.name for p in sorted(tmp_path.glob("x*.flac"))] == ["x-0.flac", "x-1.flac"]
 
 
+def test_a_numbered_file_never_replaces_another_inputs_result(mmdiff_command, tiny_model, tmp_path):
+    mel = preset("mmdiff-16k")(torch.stack([torch.linspace(-0.1, 0.1, 8000), torch.zeros(8000)])).numpy()
+    np.save(tmp_path / "a.npy", mel)
+    np.save(tmp_path / "a-0.npy", mel[:1, :, :20])
+    files = [tmp_path / "a.npy", tmp_path / "a-0.npy"]
+    outcome = mmdiff_command("vocode", *files, "--model", tiny_model, "-o", tmp_path / "out")
+    assert outcome.status == 1
+    assert "a-0.wav' is another input's result already" in outcome.err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a-0.wav"]
+    assert io.info(tmp_path / "out" / "a-0.wav").seconds < 0.4
+
+
 def test_wrong_mel_is_refused_with_the_preset_it_looks_like(mmdiff_command, tiny_model, speech, tmp_path):
     mel = preset("vocos-24k-100")(io.read(speech, sample_rate=24_000)[0])
     np.save(tmp_path / "mel.npy", mel.numpy())
@@ -143,6 +155,7 @@ def test_wrong_mel_is_refused_with_the_preset_it_looks_like(mmdiff_command, tiny
     ("options", "complaint"),
     [
         (["--steps", "0"], "steps=0 must be at least 1"),
+        (["--steps", "99999999999999999999"], "must be at most 1000000"),
         (["--temperature", "-1"], "temperature=-1.0"),
         (["--steps", "many"], "steps"),
         (["--sampler", "magic"], "sampler='magic' must be one of"),

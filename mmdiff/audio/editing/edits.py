@@ -145,7 +145,12 @@ def gap_filling(wave: Tensor, sample_rate: int, gaps: Sequence[tuple[float, floa
             raise InputError(
                 f"gap={begin:g}:{end:g} must lie within the recording, 0 to {seconds:g} s, and end after it begins"
             )
-        known[:, round(begin * sample_rate) : round(end * sample_rate)] = False
+        first, last = round(begin * sample_rate), round(end * sample_rate)
+        if first == last:
+            raise InputError(
+                f"gap={begin:g}:{end:g} must hold a sample; they are 1/{sample_rate} s apart: end it later"
+            )
+        known[:, first:last] = False
     if not known.any():
         raise InputError(f"gaps={_listed(gaps)} must leave something known of the {seconds:g} s")
     return SoundEdit(torch.where(known, wave, 0.0), sample_rate, known)

@@ -76,7 +76,7 @@ def check(mel: Tensor | np.ndarray, spec: MelSpec, *, declared: bool = False, pa
     mel = _oriented(_batched(mel, notes), spec, notes)
     _require_finite(mel, spec)
     padding = _padding(mel, spec)
-    if not bool(padding.all()) and not (part and _possible(mel, spec)):
+    if not bool(padding.all()) and not (part and _possible(mel, spec, part)):
         heard = mel.transpose(1, 2)[~padding].T[None] if bool(padding.any()) else mel
         _require_plausible(heard, spec, declared, notes)
     mel = _silence(mel, padding, spec, notes)
@@ -200,13 +200,18 @@ def _kinship(rival: Hypothesis, own: str) -> float:
     return SUSPICIOUS if rival.name == own and rival.scale != "lmnt" else 0.0
 
 
-def _possible(mel: Tensor, spec: MelSpec) -> bool:
-    """Whether some wave in [-1, 1] could have such values, within what predicted spectrograms may stray."""
+def _possible(mel: Tensor, spec: MelSpec, part: bool = False) -> bool:
+    """Whether some wave in [-1, 1] could have such values, within what predicted spectrograms may stray.
+
+    Of a few frames the median is looked at, where otherwise it is nearly the lowest: what is allowed in a whole must
+    be allowed in any part.
+    """
     sums = ((mel - spec.offset) / spec.gain).logsumexp(1)
     over = max(
         (float(mel.max()) - spec.highest_value) / spec.gain, float(sums.max()) - math.log(spec.loudest_frame)
     )
-    under = (spec.lowest_value - Summary.of(mel).low) / spec.gain
+    low = float(mel.median()) if part else Summary.of(mel).low
+    under = (spec.lowest_value - low) / spec.gain
     return under <= UNDERSHOOT and over <= OVERSHOOT
 
 

@@ -175,9 +175,18 @@ def _choose(content: Any, path: Path) -> Any:
     )
 
 
+def _strange(value: Tensor) -> str | None:
+    """What keeps a tensor from being plain numbers in memory."""
+    if value.is_nested or value.layout != torch.strided:
+        return "nested" if value.is_nested else str(value.layout)
+    return "quantised" if value.is_quantized else "meta" if value.is_meta else None
+
+
 def _as_tensor(value: Any, path: Path) -> Tensor:
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
         value = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
+    if isinstance(value, Tensor) and (strange := _strange(value)):
+        raise InputError(f"path={str(path)!r} holds a {strange} tensor: save plain, dense numbers")
     if not isinstance(value, Tensor) or value.is_complex() or value.dtype == torch.bool:
         kind = getattr(value, "dtype", type(value).__name__)
         raise InputError(
@@ -188,6 +197,4 @@ def _as_tensor(value: Any, path: Path) -> Tensor:
             f"path={str(path)!r} holds shape {tuple(value.shape)}: a mel spectrogram must be "
             "(n_mels, frames) or (batch, n_mels, frames), and not empty"
         )
-    if value.layout != torch.strided:
-        raise InputError(f"path={str(path)!r} holds a {value.layout} tensor: save it with .to_dense()")
-    return value.float()
+    return value.detach().float()

@@ -93,9 +93,24 @@ def test_damaged_and_hostile_files(tmp_path, capsys, name, data, complaint):
         (torch.ones(0, 5), r"shape \(0, 5\)"),
         (torch.ones(2, 2, dtype=torch.complex64), "real numbers"),
         ("hello", "holds str"),
-        (MEL.to_sparse(), "to_dense"),
+        (MEL.to_sparse(), "sparse_coo tensor: save plain"),
+        (torch.quantize_per_tensor(MEL, 0.1, 0, torch.quint8), "quantised"),
+        (MEL.to("meta"), "meta"),
+        (torch.nested.nested_tensor([MEL, MEL[:, :2]]), "nested"),
     ],
-    ids=["two", "none", "flat", "4-D", "empty", "complex", "text", "sparse"],
+    ids=[
+        "two",
+        "none",
+        "flat",
+        "4-D",
+        "empty",
+        "complex",
+        "text",
+        "sparse",
+        "quantised",
+        "meta",
+        "nested",
+    ],
 )
 def test_files_without_one_spectrogram(tmp_path, content, complaint):
     torch.save(content, tmp_path / "x.pt")
