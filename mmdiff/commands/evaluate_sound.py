@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdiff.commands.report import failed, refuse_options, report, take_options
+from mmdiff.commands.report import failed, refuse_options, remark, report, take_options
 from mmdiff.errors import InputError
 from mmdiff.media.tables import ScoreTable
 
@@ -213,6 +213,11 @@ def _pairs(reference: Path, estimate: Path) -> list[tuple[Path, Path]]:
         raise InputError(
             f"no file of estimate={str(estimate)!r} is named like one of reference={str(reference)!r}"
         )
+    for folder, found in ((reference, references), (estimate, estimates)):
+        if alone := len(found) - len(common):
+            remark(
+                f"{alone} of {len(found)} files of {folder} are left out: the other folder has none named so"
+            )
     return [(references[name], estimates[name]) for name in common]
 
 

@@ -34,8 +34,10 @@ def test_files_against_files(mmdiff_command, speech, tmp_path):
     for folder, gain in (("ref", 1.0), ("est", 0.5)):
         (tmp_path / folder).mkdir()
         io.write(tmp_path / folder / "one.wav", gain * wave, rate, bits=32)
+    io.write(tmp_path / "ref" / "alone.wav", wave, rate)
     outcome = mmdiff_command("evaluate", tmp_path / "ref", tmp_path / "est", "--measures", "lsd", "--json")
     assert outcome.status == 0, outcome.err
+    assert f"1 of 2 files of {tmp_path / 'ref'} are left out" in outcome.err
     rows = [json.loads(line) for line in outcome.out.splitlines()]
     assert [row["file"] for row in rows] == [str(tmp_path / "est" / "one.wav"), "mean"]
     assert all(abs(row["measures"]["lsd"]["value"] - 6.02) < 0.05 for row in rows)  # a gain of a half, in dB
