@@ -140,7 +140,7 @@ class FramedSoundModel(nn.Module, SoundMaker):
 
 
 class FramedSoundTask(nn.Module):
-    """Train a :class:`FramedSoundModel` by its error in v, or a velocity's noise, at levels spread evenly over time.
+    """Train a :class:`FramedSoundModel` by its error in v at levels spread evenly over time.
 
     Parameters
     ----------

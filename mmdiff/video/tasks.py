@@ -110,7 +110,7 @@ class ClipTask(nn.Module):
         Weigh the squared error of x0 with σ^-balance, where σ is the noise level relative to the clip's, σ/(α√F);
         within [1/50, 1]. The exponent by which the error itself grows gives every noise level an equal share of the
         loss, and the strokes of a figure, that show at middling noise, more than the v loss gives them. Default: the
-        v loss, or that of the velocity's noise for Langevin diffusion.
+        v loss.
     times : Times, optional
         At which the model is trained, instead of those that ``noise`` says.
     """

@@ -58,7 +58,8 @@ def test_what_is_built_follows_from_the_schedule() -> None:
     views = {kind: build_denoiser(network, PAIRS, kind).sees for kind in ("eps", "mixed", "edm", "x0")}  # type: ignore[union-attr]
     assert views == {"eps": "pair", "mixed": "pair", "edm": "reduced", "x0": "reduced"}
     assert build_objective(PLAIN) == Objective(PLAIN)
-    assert build_objective(PAIRS, norm="l1") == HybridScoreMatching(PAIRS, norm="l1", times=LevelsOf(PLAIN))
+    usual = HybridScoreMatching(PAIRS, "v", "l1", times=LevelsOf(PLAIN))
+    assert build_objective(PAIRS, norm="l1") == usual
     assert build_objective(PAIRS, times=LogNormal()).times == LogNormal()
     assert [usual_sampler(PLAIN, "deis"), usual_sampler(PAIRS, "deis"), usual_sampler(PAIRS, "langevin_ode")] == [
         "deis", "sscs", "langevin_ode"
@@ -73,7 +74,7 @@ def test_pairs_and_plain_states_learn_the_same_at_the_usual_times(std: float) ->
     for schedule, noise in ((PLAIN, normal(64, 1, 256, seed=1)), (PAIRS, normal(64, 2, 1, 256, seed=1))):
         exact, reduce = gaussian(0.0, std).denoiser(schedule), PAIRS.reduce if schedule.paired else None
         t = usual_times(schedule).quantile(share, schedule)
-        found = build_objective(schedule, target="v")(
+        found = build_objective(schedule)(
             lambda x, t, exact=exact, reduce=reduce: exact(reduce(x, t) if reduce else x, t),
             x0, generator=None, t=t, noise=noise,
         )  # fmt: skip
