@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import mmdiff
 from mmdiff.diffusion.schedules import BetaTable, CosineVP, vp_betas
-from mmdiff.errors import InputError
+from mmdiff.errors import CheckpointError, InputError
 from mmdiff.hub import load_model, save_model
 from mmdiff.nn.critic import StepCritic
 from mmdiff.recipes import run_recipe
@@ -195,3 +195,14 @@ def test_tiny_recipe_trains_and_its_model_loads(plain, tmp_path, monkeypatch, ca
     assert isinstance(made, ClipModel)
     assert (made.conditions, made.latents, made.steps) == (("caption",), 0 if plain else 8, 4)
     assert "saved run/model" in capsys.readouterr().out
+
+
+def test_a_generator_goes_on_from_a_plain_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_recipe("clips_gan.tiny", ["--run_dir", "plain", "--plain", "true"])
+    run_recipe("clips_gan.tiny", ["--run_dir", "game", "--init", "plain/model", "--learning_rate", "1e-9"])
+    known, made = (load_model(tmp_path / name / "model").state_dict() for name in ("plain", "game"))
+    assert all(torch.equal(made[name], tensor) for name, tensor in known.items())
+    assert {name.split(".")[3] for name in made.keys() - known.keys()} == {"z"}
+    with pytest.raises(CheckpointError, match="plain/model does not fit ClipModel"):
+        run_recipe("clips_gan.tiny", ["--run_dir", "other", "--init", "plain/model", "--words", "64"])
