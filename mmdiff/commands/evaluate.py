@@ -138,6 +138,10 @@ def evaluate(
     mmdiff evaluate data/digits-16k data/speech-16k --model digits-16k --likelihood -o bits.json
     """
     check_report(out)
+    if seed is not None and not 0 <= seed < 2**62:
+        from mmdiff.errors import InputError
+
+        raise InputError(f"seed={seed} must be a whole number from 0 to 2^62")
     asked: dict[str, Any] = {
         "reference": reference,
         "estimate": estimate,

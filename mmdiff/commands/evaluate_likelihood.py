@@ -34,6 +34,13 @@ def evaluate_likelihood(pipeline: Any, asked: Mapping[str, Any]) -> int:
     options = take_options(LikelihoodOptions, {**asked, "likelihood": False}, owner)
     if len(options.steps) > 1:
         raise InputError(f"steps={list(options.steps)} must be one number with --likelihood")
+    if min(options.steps, default=1) < 1:
+        raise InputError(f"steps={options.steps[0]} must be at least 1: evaluations for each file's bound")
+    if getattr(pipeline.model, "latents", 0):
+        raise InputError(
+            f"model={options.model!r} has no likelihood: it is the generator of a denoising diffusion GAN, which draws "
+            "what it makes of a random vector; take one that is trained as a denoiser"
+        )
     settings = {
         "split": options.split,
         "count": _FILES if options.limit is None else options.limit,

@@ -36,6 +36,7 @@ from mmdiff.errors import InputError
 LossWeight = Literal["likelihood", "unweighted", "reweighted"]
 
 _CELLS = 4096
+_FARTHEST = 5.0  # deviations from its mean beyond which a normal distribution is not asked for shares: ndtr rounds to 0
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ class Importance(Times):
             return schedule.time_of_log_snr(torch.log1p(-variance) - torch.log(variance)).clamp(min=first)
         if self._by_formula(schedule):
             normal = _normal_in_time(schedule, first)
-            share = normal.below + u * (normal.above - normal.below)
-            return (normal.mean + normal.std * torch.special.ndtri(share)).clamp(first, 1)
+            share = normal.after_first + u * (normal.after_last - normal.after_first)
+            return (normal.mean - normal.std * torch.special.ndtri(share)).clamp(first, 1)
         cells = _table(self, schedule).to(u.device)
         total = cells.masses.cumsum(0)
         cell = torch.searchsorted(total, u.clamp(max=1).contiguous()).clamp(max=_CELLS - 1)
@@ -123,7 +124,7 @@ class Importance(Times):
         if self._by_formula(schedule):
             normal = _normal_in_time(schedule, first)
             place = (t - normal.mean) / normal.std
-            peak = normal.std * math.sqrt(2 * math.pi) * (normal.above - normal.below)
+            peak = normal.std * math.sqrt(2 * math.pi) * (normal.after_first - normal.after_last)
             return torch.exp(-(place**2) / 2) / peak
         cells = _table(self, schedule).to(t.device)
         place = ((t - first) / cells.width).long().clamp(0, _CELLS - 1)
@@ -133,7 +134,10 @@ class Importance(Times):
         if self.data_std != 1 or not schedule.variance_preserving:
             return False
         if self.weight == "unweighted":
-            return isinstance(schedule, LinearBetaVP) and schedule.beta_max > schedule.beta_min
+            if not isinstance(schedule, LinearBetaVP):
+                return False
+            growth = schedule.beta_max - schedule.beta_min
+            return growth > 0 and schedule.beta_min < _FARTHEST * math.sqrt(growth)
         return True
 
     def _information(self, schedule: Schedule) -> tuple[float, float]:
@@ -150,6 +154,8 @@ class Importance(Times):
 
 def time_of_noise(schedule: Schedule, noise: float) -> float:
     """Time at which a state has noise of this deviation beside data of 1, σ/α: an :class:`Importance`'s ``first``."""
+    if not 0 < noise < math.inf:
+        raise InputError(f"noise={noise} must be positive and finite; 0.02 is a step of 8 bits or so")
     return float(schedule.time_of_log_snr(torch.tensor(-2 * math.log(noise), dtype=torch.float64)))
 
 
@@ -201,12 +207,15 @@ def _variances(schedule: Schedule, first: float) -> tuple[float, float]:
 
 
 class _Normal(NamedTuple):
-    """Normal distribution of t, and its shares below the first and the last time."""
+    """Normal distribution of t, and its shares after the first and the last time.
+
+    Its mean is no later than t = 0: shares before a time are all but 1, and would differ by rounding alone.
+    """
 
     mean: float
     std: float
-    below: float
-    above: float
+    after_first: float
+    after_last: float
 
 
 def _normal_in_time(schedule: Schedule, first: float) -> _Normal:
@@ -215,5 +224,4 @@ def _normal_in_time(schedule: Schedule, first: float) -> _Normal:
     growth = schedule.beta_max - schedule.beta_min
     mean, std = -schedule.beta_min / growth, growth**-0.5
     ends = (torch.tensor([first, 1.0], dtype=torch.float64) - mean) / std
-    below, above = torch.special.ndtr(ends).tolist()
-    return _Normal(mean, std, below, above)
+    return _Normal(mean, std, *torch.special.ndtr(-ends).tolist())

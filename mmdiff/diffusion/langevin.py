@@ -42,6 +42,8 @@ from mmdiff.diffusion.schedules_base import (
 from mmdiff.diffusion.solver_tools import Generators, draw_noise
 from mmdiff.registry import register
 
+LONGEST = 40.0
+"""Of the clock τ: there a share of exp(-40) is left of data, whose square float32 can still hold."""
 _NEWTON_STEPS = 8
 
 
@@ -84,6 +86,12 @@ class CriticallyDamped(VariancePreserving):
             0 < self.mass < math.inf, f"mass={self.mass} must be positive and finite; the paper takes 0.25"
         )
         require(0 <= self.gamma <= 1, f"gamma={self.gamma} must be in [0, 1]; the paper takes 0.04")
+        last = float(self.clock(1.0))
+        require(
+            last <= LONGEST,
+            f"beta_min={self.beta_min}, beta_max={self.beta_max} and mass={self.mass} make the clock run to "
+            f"{last:.4g}; it must be at most {LONGEST:g}, where float32 ends; the paper has 8",
+        )
 
     @property
     def paired(self) -> bool:

@@ -28,6 +28,8 @@ from mmdiff.diffusion.solver_tools import Callback, DenoiserFn, Stops, Walk
 from mmdiff.diffusion.solvers_adaptive import like
 from mmdiff.errors import InputError
 
+_FAINT = -6.0  # log-SNR below which signal does not matter
+
 
 class Place(NamedTuple):
     """What steps need to know of a time on the way: numbers, or tensors per item."""
@@ -57,7 +59,8 @@ class PairWalk(Walk):
     Raises
     ------
     InputError
-        Another process is asked for than the one that the denoiser of pairs was trained with.
+        Another process is asked for than the one that the denoiser of pairs was trained with, or one that ends with
+        more signal than the grid begins with.
     """
 
     def __init__(
@@ -74,8 +77,19 @@ class PairWalk(Walk):
         if own is not None and process not in (None, own):
             raise InputError(f"process={process} must be left out, or equal the denoiser's, {own}")
         self.process = own or process or CriticallyDamped()
+        self._check_length()
         self.root = math.sqrt(self.process.mass)
         self.clock = self.clock_of(self.times)
+
+    def _check_length(self) -> None:
+        """Complain of a process that ends with much more signal than the grid begins with."""
+        begun = max(float(self.schedule.log_snr(self.times[0])), _FAINT)
+        least = float(self.process.log_snr(torch.ones((), dtype=torch.float64)))
+        if not self.schedule.paired and least > begun + 1:
+            raise InputError(
+                f"process={self.process} must end with as little signal as the grid begins with, and its log-SNR falls "
+                f"to {least:.3g} only; raise beta_max, or leave it out"
+            )
 
     def clock_of(self, times: Tensor) -> Tensor:
         """Clock τ at which a pair knows as much of the data as the schedule's states do; float64 times."""

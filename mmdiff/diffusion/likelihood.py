@@ -65,7 +65,7 @@ def discrete_bound(
     *,
     variance: Variance = "small",
     draws: int | None = None,
-    decoder_draws: int = 1,
+    decoder_draws: int = 2,
     decoder: ResidualDecoder | None = None,
     generator: Generators = None,
     quantised: Quantisation | None = None,
@@ -90,7 +90,7 @@ def discrete_bound(
         Estimate the sum over the N - 1 steps between noisy states from so many, spread evenly from a random first one.
         Default: all of them.
     decoder_draws : int > 0
-        Noise drawn for the step into the data.
+        Noise drawn for the step into the data; one leaves its error unknown.
     decoder : ResidualDecoder, optional
         The step into the data. Default: normal with the variance of the step before, as DDPM has with small variances,
         of which that of the last step would be 0.
@@ -109,7 +109,8 @@ def discrete_bound(
     Raises
     ------
     InputError
-        The grid is not one from 1 to 0, the denoiser has learned no variance, or the schedule is one of pairs.
+        A number is out of range, the grid is not one from 1 to 0, the denoiser has learned no variance, or the
+        schedule is one of pairs.
 
     References
     ----------
@@ -121,6 +122,8 @@ def discrete_bound(
         raise InputError(
             f"schedule={schedule} has no chain that ddpm samples; pairs have the bound of continuous time"
         )
+    if decoder_draws < 1 or (draws is not None and draws < 1):
+        raise InputError(f"draws={draws} and decoder_draws={decoder_draws} must be positive")
     if len(times) < 3 or times[0] != 1 or times[-1] != 0:
         raise InputError(f"grid={times.tolist()} must fall from 1 to 0 in at least 2 steps; see make_grid")
     x0, process, steps = as_state(x0), GaussianProcess(schedule), len(times) - 2
@@ -215,7 +218,7 @@ def continuous_bound(
     True
     """
     t_min = least_noisy_time(schedule) if t_min is None else t_min
-    if not (0 <= t_min < 1 and data_std > 0 and draws > 0 and decoder_draws > 0):
+    if not (0 <= t_min < 1 and 0 < data_std < math.inf and draws > 0 and decoder_draws > 0):
         raise InputError(
             f"t_min={t_min} must lie in [0, 1), and data_std={data_std}, draws={draws} and "
             f"decoder_draws={decoder_draws} be positive"
@@ -280,13 +283,18 @@ def _prior_term(schedule: Schedule, x0: Tensor, mean: Tensor | float, std: Tenso
 
 def _bound(prior: Tensor, terms: Tensor, decoder: Tensor) -> Bound:
     diffusion, last = terms.mean(0), decoder.mean(0)
-    variance = _variance_of_mean(terms) + (decoder.var(0) / len(decoder) if len(decoder) > 1 else 0.0)
+    alone = len(decoder) < 2
+    variance = _variance_of_mean(terms) + (math.nan if alone else decoder.var(0) / len(decoder))
     return Bound(prior + diffusion + last, prior, diffusion, last, variance.sqrt(), terms)
 
 
 def _variance_of_mean(terms: Tensor) -> Tensor:
-    """Variance of the mean over evenly spaced draws (K, B), from second differences: a course is no variance."""
+    """Variance of the mean over evenly spaced draws (K, B), from second differences: a course is no variance.
+
+    These count a draw's variance by 1, 4 and 1 sixths, of which the first and the last draw get one alone, and at the
+    data nearly all of a chain's variance can be the last one's: the rest is that of the first differences there.
+    """
     if len(terms) < 3:
         return torch.full_like(terms[0], math.nan)
-    bends = terms.diff(n=2, dim=0)
-    return bends.square().mean(0) / 6 / len(terms)
+    bends, steps = (terms.diff(n=n, dim=0).square() for n in (2, 1))
+    return (bends.sum(0) + 5 * (steps[0] + steps[-1])) / 6 / len(terms) ** 2

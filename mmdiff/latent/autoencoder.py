@@ -96,6 +96,11 @@ class Autoencoder(nn.Module):
         taps = _for_each(dims, kernel)
         self.steps = tuple(_for_each(dims, factor) for factor in factors)
         _check(dims, widths, self.steps, taps, norm, deviation)
+        if min(channels, latents, *widths) < 1 or blocks < 0:
+            raise InputError(
+                f"channels={channels}, latents={latents} and widths={tuple(widths)} must be at least 1, and "
+                f"blocks={blocks} 0"
+            )
         self.compute_dtype: torch.dtype | None = None  # half precision, set by whoever runs it
         self.dims, self.channels, self.latents, self.norm = dims, channels, latents, norm
         self.factor = tuple(math.prod(each) for each in zip(*self.steps, strict=True))

@@ -31,6 +31,7 @@ from mmdiff.diffusion.schedules import Schedule
 from mmdiff.diffusion.solver_tools import check_choice
 from mmdiff.diffusion.times import Times
 from mmdiff.diffusion.vlb import gaussian_kl
+from mmdiff.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class CrossEntropy:
     Raises
     ------
     InputError
-        The weight is unknown, or the schedule is one of pairs.
+        The weight is unknown, the schedule is one of pairs, or times end before 1 or begin without noise.
     """
 
     schedule: Schedule
@@ -59,6 +60,13 @@ class CrossEntropy:
     def __post_init__(self) -> None:
         check_choice("prior_weight", self.prior_weight, get_args(LossWeight))
         Objective(self.schedule)  # refuses pairs
+        ends = self.times.quantile(torch.tensor([0.0, 1.0], dtype=torch.float64), self.schedule)
+        first, last = ends.tolist()
+        if not (float(self.schedule(first).sigma) > 0 and last > 1 - 1e-4):
+            raise InputError(
+                f"times={self.times} must go from a time with noise to 1, and go from {first:.4g} to {last:.4g}: "
+                "the rest would be left out of the bound; try Importance()"
+            )
 
     def __call__(
         self,

@@ -6,8 +6,9 @@ import functools
 import itertools
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -182,6 +183,13 @@ class ChainLikelihood:
         levels = self.schedule(end.t_min)
         about = {"draws": self.draws, "last_noise": float(levels.sigma / levels.alpha)}
         return Measuring(functools.partial(continuous_bound, self.denoiser, **settings), about)
+
+
+def set_name(source: str | Path, taken: Container[str]) -> str:
+    """Name of the set of files in a place, which no other set has: its last part, the whole, or that with a number."""
+    names = [Path(source).name or str(source), str(source)]
+    numbered = (f"{source} ({n})" for n in itertools.count(2))
+    return next(name for name in itertools.chain(names, numbered) if name not in taken)
 
 
 def measure_sets(

@@ -8,9 +8,10 @@ that what is compared should take turns.
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdiff.errors import InputError
+from mmdiff.files import atomic_file
 from mmdiff.training.checkpoint import list_checkpoints, load_weights
 from mmdiff.training.trainer import Trainer
 
@@ -73,7 +75,11 @@ class Stopwatch(nn.Module):
 
 
 def train_for(
-    seconds: float, watch: Stopwatch, run_dir: str | Path, make_trainer: Callable[[int], Trainer]
+    seconds: float,
+    watch: Stopwatch,
+    run_dir: str | Path,
+    make_trainer: Callable[[int], Trainer],
+    settings: Mapping[str, Any] | None = None,
 ) -> int:
     """Train until a stopwatch shows a time, to within a few updates, in several runs of a trainer on one folder.
 
@@ -92,6 +98,9 @@ def train_for(
     make_trainer : callable
         ``make_trainer(steps) -> Trainer`` of the stopwatch in that folder, with a learning rate that does not depend
         on the number of steps.
+    settings : mapping, optional
+        JSON values that make the run what it is, such as a recipe's arguments. They are stored beside the checkpoints,
+        and no other ones go on from these.
 
     Returns
     -------
@@ -101,10 +110,12 @@ def train_for(
     Raises
     ------
     InputError
-        ``seconds`` is not positive.
+        ``seconds`` is not positive, or the folder holds a run with other settings.
     """
     if not seconds > 0:
         raise InputError(f"seconds={seconds} must be positive")
+    if settings is not None:
+        _keep_settings(Path(run_dir), settings)
     stored = list_checkpoints(Path(run_dir) / "checkpoints")
     step = load_weights(watch, run_dir, ema=None) if stored else 0
     before, then = 1, 0.0  # the last one is not counted yet
@@ -117,6 +128,19 @@ def train_for(
         watch.rest()
         make_trainer(step).fit(resume=True)
     return step
+
+
+def _keep_settings(run_dir: Path, settings: Mapping[str, Any]) -> None:
+    """Store settings with a run, or complain that it has others."""
+    file, own = run_dir / "settings.json", json.loads(json.dumps(dict(settings), default=str))
+    if not file.exists():
+        with atomic_file(file) as temporary:
+            temporary.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
+        return
+    known = json.loads(file.read_text(encoding="utf-8"))
+    if other := [name for name in sorted(known.keys() | own.keys()) if known.get(name) != own.get(name)]:
+        changed = ", ".join(f"{name}={known.get(name)} (now {own.get(name)})" for name in other)
+        raise InputError(f"run_dir={run_dir} holds a run with {changed}; give these, or another run_dir")
 
 
 def _planned(left: float, update: float) -> int:

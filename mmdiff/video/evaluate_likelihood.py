@@ -12,7 +12,7 @@ from torch import Tensor
 from mmdiff.diffusion.quantisation import Quantisation
 from mmdiff.errors import InputError
 from mmdiff.latent.likelihood import PairLikelihood
-from mmdiff.media.likelihoods import ChainLikelihood, Item, Likelihood, coded_bits, measure_sets
+from mmdiff.media.likelihoods import ChainLikelihood, Item, Likelihood, coded_bits, measure_sets, set_name
 from mmdiff.media.tables import Score
 from mmdiff.progress import track
 from mmdiff.video.data import VideoClips
@@ -77,7 +77,7 @@ def evaluate_clip_likelihood(
         videos = find_videos(source, split=split if place == 0 else None)
         chosen = videos if count >= len(videos) else [videos[n * len(videos) // count] for n in range(count)]
         name = Path(source).name or str(source)
-        sets[name if name not in sets else str(source)] = [
+        sets[set_name(source, sets)] = [
             _item(gen, str(video.path), _clip(video, gen.model, seed))
             for video in track(chosen, f"reading {name}", show=progress)
         ]

@@ -33,6 +33,7 @@ from mmdiff.audio.networks.mel import LabelledMelNet
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.diffusion.importance import Importance, time_of_noise
 from mmdiff.diffusion.schedules import CosineVP
+from mmdiff.errors import InputError
 from mmdiff.hub import load_model, save_model
 from mmdiff.latent.autoencoder import Autoencoder
 from mmdiff.latent.cross_entropy import CrossEntropy
@@ -123,6 +124,14 @@ def main(
         dtype: Of the networks' matrix products.
         seed: Of weights, data and noise.
     """
+    if min(code_steps, steps) < 1 or joint_steps < 0 or (joint_steps and not kl > 0):
+        raise InputError(
+            f"code_steps={code_steps} and steps={steps} must be at least 1, joint_steps={joint_steps} 0, and kl={kl} "
+            "positive for joint steps"
+        )
+    # What both trainings come before is asked for first.
+    times = Importance(first=time_of_noise(CosineVP(), joint_noise))
+    recogniser = load_model(judge) if validate_every else None
     if fetch:
         fetch_spoken_digits(data)
     torch.manual_seed(seed)
@@ -181,7 +190,7 @@ def main(
         steps=steps,
         learning_rate=learning_rate,
         weight_decay=0.01,
-        validate=digit_validation(load_model(judge), None, device=device) if validate_every else None,
+        validate=None if recogniser is None else digit_validation(recogniser, None, device=device),
         validate_every=validate_every,
         **common,
     )
@@ -189,11 +198,10 @@ def main(
 
     if joint_steps:
         autoencoder.requires_grad_(True).log_deviation.requires_grad_(False)  # that is given
-        schedule = model.denoiser.schedule
         both = JointTask(
             model.framed,
             model.denoiser,
-            CrossEntropy(schedule, times=Importance(first=time_of_noise(schedule, joint_noise))),
+            CrossEntropy(model.denoiser.schedule, times=times),
             lambda batch, generator: (waves_of(batch), second.told(batch, generator)),
             kl,
             SoundDistance(sample_rate),

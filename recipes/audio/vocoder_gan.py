@@ -95,6 +95,8 @@ def main(
         device: Default: the fastest there is.
         seed: Of weights, data and noise.
     """
+    free = ("run_dir", "minutes", "checkpoint_every", "workers", "device", "data", "fetch", "layout")
+    settings = {name: value for name, value in locals().items() if name not in free}
     if fetch:
         fetch_debian_speech(data)
     torch.manual_seed(seed)
@@ -142,7 +144,7 @@ def main(
             seed=seed,
         )
 
-    train_for(60 * minutes, watch, run_dir, make_trainer)
+    train_for(60 * minutes, watch, run_dir, make_trainer, settings)
     load_weights(watch, run_dir, ema=0)
     folder = save_model(vocoder, run_dir / "model")
     print(f"saved {folder}; measure it: mmdiff evaluate {data} --steps {len(betas)} --model {folder}")

@@ -241,9 +241,11 @@ def main(
         seed: Of weights, order of the data and noise.
         resume: Go on with what there is in ``run_dir``.
     """
-    if not set(tasks) <= {"audio", "video"} or not set(methods) <= set(METHODS):
+    known = set(tasks) <= {"audio", "video"} and set(methods) <= set(METHODS)
+    if not known or not tasks or not methods or min(train_items, batch_size, samples) < 1:
         raise InputError(
-            f"tasks={tasks} must be audio or video, and methods={methods} of {', '.join(METHODS)}"
+            f"tasks={tasks} must be audio or video or both, methods={methods} some of {', '.join(METHODS)}, and "
+            f"train_items={train_items}, batch_size={batch_size} and samples={samples} at least 1"
         )
     rules = Rules(minutes, shares, samples, measured_bits, repeats, batch_size, checkpoint_every, seed)
     file = run_dir / "compare.json"

@@ -98,6 +98,8 @@ def main(
         dtype: Of the network's matrix products.
         seed: Of weights, data and noise.
     """
+    free = ("run_dir", "minutes", "checkpoint_every", "workers", "device", "dtype")
+    settings = {name: value for name, value in locals().items() if name not in free}
     torch.manual_seed(seed)
     clips = MovingDigits(frames=frames, size=size, seed=seed)
     vocabulary = learn_vocabulary(clips[n]["caption"] for n in range(2000))
@@ -151,7 +153,7 @@ def main(
             seed=seed,
         )
 
-    train_for(60 * minutes, watch, run_dir, make_trainer)
+    train_for(60 * minutes, watch, run_dir, make_trainer, settings)
     load_weights(watch, run_dir, ema=0)
     folder = save_model(model, run_dir / "model")
     print(f"saved {folder}; try it: mmdiff clip 'a blue seven moving left' --model {folder}")

@@ -24,6 +24,7 @@ from torch import Tensor
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.diffusion.importance import Importance, time_of_noise
 from mmdiff.diffusion.schedules import CosineVP
+from mmdiff.errors import InputError
 from mmdiff.hub import save_model
 from mmdiff.latent.autoencoder import Autoencoder
 from mmdiff.latent.cross_entropy import CrossEntropy
@@ -120,6 +121,13 @@ def main(
         dtype: Of the networks' matrix products.
         seed: Of weights, data and noise.
     """
+    if code_steps < 1 or (joint is not None and not kl > 0):
+        raise InputError(
+            f"code_steps={code_steps} must be at least 1, and kl={kl} positive for a joint training"
+        )
+    times = Importance(
+        first=time_of_noise(CosineVP(), joint_noise)
+    )  # asked for before the trainings that it ends
     torch.manual_seed(seed)
     digits: dict[str, Any] = {"size": size, "pairs": pairs, "variety": variety}
     common = {
@@ -186,7 +194,6 @@ def main(
     if joint is not None:
         autoencoder.requires_grad_(True).log_deviation.requires_grad_(False)  # that is given
         task.drop = joint.drop
-        times = Importance(first=time_of_noise(model.denoiser.schedule, joint_noise))
         both = JointTask(
             autoencoder,
             model.denoiser,

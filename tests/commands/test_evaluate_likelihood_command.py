@@ -12,9 +12,10 @@ from mmdiff.audio.latent_sound import LatentSoundModel
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel_sound import MelSoundModel
 from mmdiff.audio.networks.diffwave import DiffWave
+from mmdiff.audio.networks.frames import FrameNet
 from mmdiff.audio.networks.mel import LabelledMelNet
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
-from mmdiff.diffusion.schedules import BetaTable, CosineVP, diffwave_betas
+from mmdiff.diffusion.schedules import BetaTable, CosineVP, diffwave_betas, vp_betas
 from mmdiff.hub import save_model
 from mmdiff.latent.autoencoder import Autoencoder
 from mmdiff.video import io as videos
@@ -62,6 +63,34 @@ def test_sets_of_videos(mmdiff_command, clips_model, noisy_and_grey, tmp_path):
     assert {row["file"] for row in noisy["ranking"]} == {
         str(noisy_and_grey[1] / f"{n}.npz") for n in range(3)
     }
+
+
+def test_folders_of_the_same_name_are_two_sets(
+    mmdiff_command, clips_model, noisy_and_grey, tmp_path, monkeypatch
+):
+    grey, noisy = noisy_and_grey
+    (tmp_path / "a").mkdir()
+    noisy.rename(tmp_path / "a" / "videos")
+    grey.rename(tmp_path / "videos")
+    monkeypatch.chdir(tmp_path)
+    options = ("--likelihood", "--model", clips_model(False), "--steps", 2, "--limit", 1, "--json")
+    for sets in (("a/videos", "videos"), ("videos", "videos")):
+        outcome = mmdiff_command("evaluate", *sets, *options)
+        assert outcome.status == 0, outcome.err
+        assert [json.loads(line)["set"] for line in outcome.out.splitlines()] == ["videos", "videos (2)"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", 0], "steps=0 must be at least 1"),
+        (["--seed", -1], "seed=-1 must be a whole number from 0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_named_first(mmdiff_command, clips_model, options, message):
+    outcome = mmdiff_command("evaluate", "nowhere", "--likelihood", "--model", clips_model(False), *options)
+    assert outcome.status == 2
+    assert message in outcome.err
 
 
 def test_clips_under_a_model_of_latents(mmdiff_command, noisy_and_grey, tmp_path):
@@ -125,7 +154,13 @@ def test_sound(mmdiff_command, sounds_model, folder, speech, kind):
     assert two["measures"]["bits"]["value"] > 1
 
 
-def test_models_without_likelihood_say_why(mmdiff_command, tiny_model, speech):
+def test_models_without_likelihood_say_why(mmdiff_command, tiny_model, speech, tmp_path):
+    network = FrameNet(MelSpec(), 8, 1, latents=4)
+    generator = WaveformVocoder(MelSpec(), network, BetaTable(vp_betas(4)), 4, prediction="x0")
+    folder = save_model(generator, tmp_path / "generator")
+    outcome = mmdiff_command("evaluate", speech, "--likelihood", "--model", folder)
+    assert outcome.status == 2
+    assert "it is the generator of a denoising diffusion GAN" in outcome.err
     outcome = mmdiff_command("evaluate", speech, "--likelihood", "--model", tiny_model)
     assert outcome.status == 2
     assert "has no likelihood of sound" in outcome.err

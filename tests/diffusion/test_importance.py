@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mmdiff.diffusion.importance import Importance, loss_weight
+from mmdiff.diffusion.importance import Importance, loss_weight, time_of_noise
 from mmdiff.diffusion.schedules import (
     EDM,
     BetaTable,
@@ -120,7 +120,23 @@ def test_draws_stay_within_and_may_be_stratified() -> None:
         assert found == pytest.approx(0.99, rel=0.1)  # the length of the interval
 
 
+@pytest.mark.parametrize("rates", [(10.0, 11.0), (17.0, 20.0), (19.9, 20.0), (5.0, 15.0)])
+def test_rates_that_hardly_rise_are_drawn_by_their_tail(rates) -> None:
+    """The normal distribution of t is cut off far from its mean; its shares against an integral in small steps."""
+    schedule, times = LinearBetaVP(*rates), Importance("unweighted", first=1e-3)
+    t = torch.linspace(1e-3, 1, 200_001).double()
+    density = schedule(t).alpha ** 2
+    share = torch.cumulative_trapezoid(density, t)
+    u = torch.tensor([0.1, 0.5, 0.9]).double()
+    exact = t[1:][torch.searchsorted(share, u * share[-1])]
+    torch.testing.assert_close(times.quantile(u, schedule), exact, rtol=2e-3, atol=1e-5)
+    found = times.density(t[::1000], schedule)
+    torch.testing.assert_close(found, density[::1000] / share[-1], rtol=2e-2, atol=1e-6)
+
+
 def test_what_cannot_be_asked_for_is_told() -> None:
+    with pytest.raises(InputError, match="noise=0 must be positive"):
+        time_of_noise(CosineVP(), 0)
     with pytest.raises(InputError, match="weight='all' must be one of"):
         Importance("all")
     with pytest.raises(InputError, match=r"data_std=0 must be positive"):

@@ -328,11 +328,26 @@ def test_denoisers_of_pairs_fit_model_folders_guidance_and_times() -> None:
     assert again == PAPER
 
 
+def test_the_longest_process_is_finite_in_single_precision() -> None:
+    schedule = CriticallyDamped(0.04, 0.04, 8.0, 8.0)  # τ(1) = 40
+    t = torch.linspace(0, 1, 101)
+    for found, exact in zip(schedule(t), schedule(t.double()), strict=True):
+        assert bool(found.isfinite().all())
+        torch.testing.assert_close(found[1:].double(), exact[1:], rtol=2e-3, atol=1e-6)
+    torch.testing.assert_close(schedule.time_of_log_snr(schedule.log_snr(t[1:])), t[1:], rtol=1e-3, atol=1e-5)
+    u = schedule.diffuse(torch.ones(101, 1, 2), t, torch.randn(101, 2, 1, 2))
+    assert bool(schedule.reduce(u[1:], t[1:]).isfinite().all())
+
+
 def test_mistakes_are_named() -> None:
     network = nn.Identity()
     for make, message in [
         (lambda: CriticallyDamped(mass=0.0), "mass=0.0 must be positive"),
         (lambda: CriticallyDamped(gamma=1.5), r"gamma=1.5 must be in \[0, 1\]"),
+        (
+            lambda: CriticallyDamped(0.04, 0.04, 0.1, 20.0),
+            "make the clock run to 50.25; it must be at most 40",
+        ),
         (lambda: Denoiser(network, PAPER), "LangevinDenoiser"),
         (lambda: Objective(PAPER), "HybridScoreMatching"),
         (lambda: LangevinDenoiser(network, CosineVP()), "CosineVP must be CriticallyDamped"),

@@ -246,6 +246,11 @@ def test_temperature_zero_draws_nothing_and_mistakes_are_named() -> None:
         sample(denoiser, (1, 1, 2), **ask)
     with pytest.raises(InputError, match="must be left out, or equal the denoiser's"):
         sample(denoiser, (1, 1, 2), sampler="sscs", options={"process": HEAVY}, **ask)
+    short = CriticallyDamped(beta_min=0.2, beta_max=0.2)
+    with pytest.raises(
+        InputError, match=r"must end with as little signal .* log-SNR falls to .* raise beta_max"
+    ):
+        sample(lambda x, t: x, (1, 1, 2), schedule=CosineVP(), sampler="sscs", options={"process": short})
     with pytest.raises(InputError, match="sigma_data=0 must be above 0"):
         sample(denoiser, (1, 1, 2), sampler="sscs", options={"sigma_data": 0}, **ask)
     with pytest.raises(InputError, match=r"overshoot=0\.5 must be at least 1"):

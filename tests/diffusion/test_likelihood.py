@@ -255,8 +255,22 @@ def test_drawn_steps_and_times_are_unbiased_and_tell_their_error() -> None:
     for found in (drawn, continuous_bound(denoiser, x0, schedule, draws=12, generator=seeded(2))):
         spread = float(found.total.std())
         assert float(found.std_error.square().mean().sqrt()) == pytest.approx(spread, rel=0.35)
-    few = continuous_bound(denoiser, x0[:2], schedule, draws=2, generator=seeded())
-    assert few.std_error.isnan().all()
+    for few in ({"draws": 2}, {"decoder_draws": 1}):
+        assert continuous_bound(denoiser, x0[:2], schedule, **few, generator=seeded()).std_error.isnan().all()
+        assert (
+            discrete_bound(denoiser, x0[:2], schedule, grid, **few, generator=seeded())
+            .std_error.isnan()
+            .all()
+        )
+
+
+@pytest.mark.parametrize("draws", [6, 16])
+def test_the_error_is_told_where_nearly_all_of_it_is_the_last_steps(draws: int) -> None:
+    """The table of DDPM in equal steps of time: its last steps into the data vary as much as all others together."""
+    schedule, x0 = BetaTable(linear_betas(1e-4, 0.02, 1000)), torch.full((3000, 1, 1), 0.9).double()
+    grid, denoiser = make_grid("uniform", schedule, 1000), gaussian(0.0, 1.0).denoiser(schedule)
+    found = discrete_bound(denoiser, x0, schedule, grid, draws=draws, generator=seeded())
+    assert float(found.std_error.square().mean().sqrt()) == pytest.approx(float(found.total.std()), rel=0.15)
 
 
 def test_an_item_does_not_depend_on_its_neighbours() -> None:

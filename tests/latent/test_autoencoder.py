@@ -81,6 +81,9 @@ def test_what_does_not_fit_is_named() -> None:
         {"norm": "l3"},
         {"deviation": 0.0},
         {"factors": ((2, 2), 2)},
+        {"latents": 0},
+        {"channels": 0},
+        {"blocks": -1},
     ):
         with pytest.raises(InputError):
             Autoencoder(**{**SETTINGS[1], **wrong})

@@ -14,6 +14,7 @@ from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.importance import Importance
 from mmdiff.diffusion.schedules import EDM, CosineVP, GeometricVP, LinearBetaVP, LinearFlow, Schedule
 from mmdiff.diffusion.times import Uniform
+from mmdiff.errors import InputError
 from mmdiff.latent.cross_entropy import CrossEntropy
 
 SCHEDULES = [GeometricVP(), LinearBetaVP(), CosineVP(), LinearFlow(), EDM()]
@@ -121,3 +122,12 @@ def test_one_evaluation_gives_each_its_own_gradient(weight, prediction) -> None:
     own = factor / entropy.times.density(t, schedule) * (error**2).flatten(1).sum(1) / 2
     torch.testing.assert_close(prior, own)
     torch.testing.assert_close(by_weight, torch.autograd.grad(own.sum(), network.weight)[0])
+
+
+@pytest.mark.parametrize(
+    ("times", "schedule"),
+    [(Uniform(), CosineVP()), (Uniform(0.01, 0.5), GeometricVP()), (Uniform(), LinearBetaVP())],
+)
+def test_times_that_leave_out_a_part_of_the_bound_are_refused(times, schedule) -> None:
+    with pytest.raises(InputError, match="must go from a time with noise to 1"):
+        CrossEntropy(schedule, times=times)

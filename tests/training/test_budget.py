@@ -94,3 +94,16 @@ def test_rest_is_not_counted_and_time_is_the_processors(tmp_path):
 def test_slips_are_explained(tmp_path):
     with pytest.raises(InputError, match="seconds=0"):
         train_for(0, _watch(), tmp_path, lambda n: _trainer(tmp_path, _watch(), n))
+
+
+def test_a_run_goes_on_with_its_own_settings_alone(tmp_path):
+    def go_on(seconds: float, **settings: object) -> int:
+        watch = _watch()
+        return train_for(seconds, watch, tmp_path, lambda n: _trainer(tmp_path, watch, n), settings)
+
+    updates = go_on(1, steps=4, widths=(1, 2), data=tmp_path)
+    assert go_on(1, steps=4, widths=[1, 2], data=tmp_path) == updates
+    with pytest.raises(
+        InputError, match=r"holds a run with steps=4 \(now 8\); give these, or another run_dir"
+    ):
+        go_on(1, steps=8, widths=[1, 2], data=tmp_path)

@@ -50,6 +50,14 @@ class Variation:
     tilt_db: float = 1.0
     noise_db: tuple[float, float] = (-72.0, -72.0)
 
+    def __post_init__(self) -> None:
+        for name in ("speed", "gain_db", "noise_db"):
+            low, high = getattr(self, name)
+            if not low <= high or (name == "speed" and low <= 0):
+                raise InputError(
+                    f"{name}=({low}, {high}) must be a range, the lower end first, and speeds positive"
+                )
+
 
 def word_label(clip: Clip) -> str:
     """Name what a clip of :mod:`mmdiff.audio.datasets.fetch_digits` says, in which language: seven-en."""
@@ -96,6 +104,8 @@ class Words:
     ) -> None:
         if not clips or len(clips) != len(labels):
             raise InputError(f"{len(clips)} clips and {len(labels)} labels must be as many, and one at least")
+        if not 0 < seconds < math.inf:
+            raise InputError(f"seconds={seconds} must be positive; 1 is usual")
         self.sample_rate, self.samples, self.seed = sample_rate, round(seconds * sample_rate), seed
         still = Variation((1.0, 1.0), 0.0, (0.0, 0.0), 0.0)
         self.variation = still if variation is None else variation

@@ -23,7 +23,7 @@ from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.quantisation import Quantisation
 from mmdiff.errors import InputError
 from mmdiff.latent.likelihood import PairLikelihood
-from mmdiff.media.likelihoods import ChainLikelihood, Item, Likelihood, coded_bits, measure_sets
+from mmdiff.media.likelihoods import ChainLikelihood, Item, Likelihood, coded_bits, measure_sets, set_name
 from mmdiff.media.tables import Score
 from mmdiff.progress import track
 
@@ -106,7 +106,7 @@ def evaluate_sound_likelihood(
     for place, source in enumerate(sources):
         files = pick_recordings(source, split if place == 0 else None, count)
         name = Path(source).name or str(source)
-        sets[name if name not in sets else str(source)] = [
+        sets[set_name(source, sets)] = [
             reader.item(str(file), _read(file, reader))
             for file in track(files, f"reading {name}", show=progress)
         ]

@@ -99,6 +99,19 @@ def test_words_need_a_label_for_each_clip(spoken):
         Words(find_audio(spoken, split="train"), [0])
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Variation(speed=(2, 1)), r"speed=\(2, 1\) must be a range"),
+        (lambda: Variation(speed=(0, 1)), "speeds positive"),
+        (lambda: Words(["clip"], [0], 8000, seconds=0), "seconds=0 must be positive"),
+    ],
+)
+def test_ranges_and_lengths_that_make_no_sense_are_named(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
 def test_spoilt_words_are_labelled_none_and_others_untouched():
     generator = torch.Generator().manual_seed(0)
     wave, label = torch.randn(200, 50, generator=generator), torch.zeros(200, dtype=torch.long)
