@@ -122,6 +122,6 @@ class GridTable:
                 for grid in self.grids
             )
             more = any(grid.asked != grid.steps for grid in self.grids)
-            of = "the sampler's, without evaluations for other things, " if more else ""
-            raise InputError(f"steps={steps}, {of}must be one of those the table has grids of: {counts}")
+            of = ", the sampler's, without evaluations for other things," if more else ""
+            raise InputError(f"steps={steps}{of} must be one of those the table has grids of: {counts}")
         return fit[0].on(schedule)
