@@ -27,8 +27,10 @@ def pick_device(name: str | None = None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(str(name))
-        torch.empty(1, device=device, dtype=torch.float64)
-    except (RuntimeError, AssertionError, TypeError) as error:
+        if device.type == "mps":
+            raise RuntimeError("it has no float64, in which times and levels of noise are computed")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device={name!r} cannot be used: {reason}; try 'cpu' or leave it out") from None
     return device

@@ -162,6 +162,7 @@ def test_wrong_mel_is_refused_with_the_preset_it_looks_like(mmdiff_command, tiny
         (["--mel-preset", "magic"], "preset='magic' must be one of"),
         (["--model", "no/such/model"], "no/such/model"),
         (["--device", "abacus"], "device='abacus'"),
+        (["--device", "mps"], "device='mps' cannot be used: it has no float64"),
         (["--dtype", "float8"], "dtype"),
         (["-o", "out.xyz"], "out='out.xyz' must be a folder or end in .wav"),
         (["--colour", "blue"], "--colour"),
