@@ -83,7 +83,8 @@ class PairWalk(Walk):
 
     def _check_length(self) -> None:
         """Complain of a process that ends with much more signal than the grid begins with."""
-        begun = max(float(self.schedule.log_snr(self.times[0])), _FAINT)
+        first = self.points[0]  # numbers: nothing waits for an accelerator
+        begun = max(2 * math.log(max(first.alpha, 1e-30) / max(first.sigma, 1e-30)), _FAINT)
         least = float(self.process.log_snr(torch.ones((), dtype=torch.float64)))
         if not self.schedule.paired and least > begun + 1:
             raise InputError(

@@ -129,7 +129,7 @@ def main(
             f"code_steps={code_steps} and steps={steps} must be at least 1, joint_steps={joint_steps} 0, and kl={kl} "
             "positive for joint steps"
         )
-    # What both trainings come before is asked for first.
+    # What is needed only after a training, or two, is made before: a slip is told at once.
     times = Importance(first=time_of_noise(CosineVP(), joint_noise))
     recogniser = load_model(judge) if validate_every else None
     if fetch:
