@@ -85,11 +85,8 @@ class Vocoder:
         InputError
             The wave is of whole numbers.
         """
-        if not wave.is_floating_point():
-            raise InputError(
-                f"wave of type {wave.dtype} must be floating point, in [-1, 1]; divide whole numbers by full scale"
-            )
-        wave = wave.float() if wave.ndim == 2 else wave.float()[None]
+        wave = wave if wave.ndim == 2 else wave[None]
+        wave = wave.float() if wave.is_floating_point() else wave  # resampling refuses whole numbers
         return self.mel_spec(resample(wave.to(self.device), sample_rate, self.mel_spec.sample_rate))
 
     def __call__(

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import mmdiff
 from mmdiff.commands.report import check_report
+from mmdiff.errors import InputError
 
 
 def evaluate(
@@ -139,8 +140,6 @@ def evaluate(
     """
     check_report(out)
     if seed is not None and not 0 <= seed < 2**62:
-        from mmdiff.errors import InputError
-
         raise InputError(f"seed={seed} must be a whole number from 0 to 2^62")
     asked: dict[str, Any] = {
         "reference": reference,

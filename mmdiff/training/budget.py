@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mmdiff.errors import InputError
 from mmdiff.files import atomic_file
 from mmdiff.training.checkpoint import list_checkpoints, load_weights
+from mmdiff.training.settings import compare_settings
 from mmdiff.training.trainer import Trainer
 
 _FIRST = 8  # updates by which the speed is measured
@@ -110,7 +111,9 @@ def train_for(
     Raises
     ------
     InputError
-        ``seconds`` is not positive, or the folder holds a run with other settings.
+        ``seconds`` is not positive.
+    CheckpointError
+        The folder holds a run with other settings.
     """
     if not seconds > 0:
         raise InputError(f"seconds={seconds} must be positive")
@@ -137,10 +140,7 @@ def _keep_settings(run_dir: Path, settings: Mapping[str, Any]) -> None:
         with atomic_file(file) as temporary:
             temporary.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
         return
-    known = json.loads(file.read_text(encoding="utf-8"))
-    if other := [name for name in sorted(known.keys() | own.keys()) if known.get(name) != own.get(name)]:
-        changed = ", ".join(f"{name}={known.get(name)} (now {own.get(name)})" for name in other)
-        raise InputError(f"run_dir={run_dir} holds a run with {changed}; give these, or another run_dir")
+    compare_settings(own, json.loads(file.read_text(encoding="utf-8")), file)
 
 
 def _planned(left: float, update: float) -> int:

@@ -49,7 +49,7 @@ def compare_settings(own: Mapping[str, Any], stored: Mapping[str, Any], source: 
         Names the first setting that differs. The number of steps may, where the learning rate ignores it.
     """
     for key, value in own.items():
-        free = key == "steps" and own["lr_schedule"] not in USES_STEPS
+        free = key == "steps" and "lr_schedule" in own and own["lr_schedule"] not in USES_STEPS
         if stored.get(key) != value and not free:
             raise CheckpointError(
                 f"{key}={value!r} must be {stored.get(key)!r}, as in {source}, to resume that run exactly; "

@@ -86,6 +86,11 @@ def test_an_item_depends_on_its_seed_alone(vocoder):
     torch.testing.assert_close(mixed[1][None], vocoder(mel[1, :, :20], seed=6, steps=3), atol=1e-4, rtol=0)
 
 
+def test_whole_numbers_are_no_sound(vocoder):
+    with pytest.raises(InputError, match="must be floating point: divide int16 samples"):
+        vocoder.mel(torch.zeros(1, 8000, dtype=torch.int16), 16_000)
+
+
 def test_zero_temperature_has_no_diversity(vocoder):
     mel = torch.randn(1, 80, 30) - 5
     torch.testing.assert_close(vocoder(mel, seed=1, temperature=0.0), vocoder(mel, seed=2, temperature=0.0))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_run import Points, Regression
 
-from mmdiff.errors import InputError
+from mmdiff.errors import CheckpointError, InputError
 from mmdiff.training import Trainer, load_weights
 from mmdiff.training.budget import Stopwatch, train_for
 
@@ -104,6 +104,6 @@ def test_a_run_goes_on_with_its_own_settings_alone(tmp_path):
     updates = go_on(1, steps=4, widths=(1, 2), data=tmp_path)
     assert go_on(1, steps=4, widths=[1, 2], data=tmp_path) == updates
     with pytest.raises(
-        InputError, match=r"holds a run with steps=4 \(now 8\); give these, or another run_dir"
+        CheckpointError, match=r"steps=8 must be 4, as in .*settings\.json, to resume that run"
     ):
         go_on(1, steps=8, widths=[1, 2], data=tmp_path)
