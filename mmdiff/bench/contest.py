@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmdiff.bench.small_results import RowFile, draw_tradeoffs, in_turns
+from mmdiff.bench.small_results import QUALITIES, RowFile, across_seeds, by_seed, draw_tradeoffs, in_turns
 from mmdiff.bench.small_tasks import MEASURES, SmallTask, States
 from mmdiff.errors import InputError
 from mmdiff.files import atomic_file
@@ -131,8 +131,9 @@ def contest(
         ``maker(task) -> Method``, by name.
     rules : Rules
     run_dir : Path
-        Gets the folders ``TASK/METHOD`` of the trainings, and ``TASK/METHOD-DRAW`` of samples.
+        Gets the folders ``seed-SEED/TASK/METHOD`` of the trainings, and ``seed-SEED/TASK/METHOD-DRAW`` of samples.
     rows : RowFile
+        Of any number of seeds.
     """
     if not rows.find(task=task.name, method=REAL):
         rows.add(Score(REAL, task.measure(task.real), {"task": task.name, "method": REAL, "share": 1.0}))
@@ -161,13 +162,13 @@ class _Entrant:
         self.name, self.task, self.rules = name, task, rules
         self.method = maker(task)
         self.watch = Stopwatch(self.method.task)
-        self.folder = run_dir / task.name / name
+        self.folder = run_dir / f"seed-{rules.seed}" / task.name / name
         self.updates = 0
         self._bits_at: dict[int, Estimate | None] = {}
 
-    def about(self, draw: str) -> dict[str, str]:
+    def about(self, draw: str) -> dict[str, object]:
         """What tells a row of this method from others."""
-        return {"task": self.task.name, "method": self.name, "draw": draw}
+        return {"task": self.task.name, "method": self.name, "draw": draw, "seed": self.rules.seed}
 
     def train(self, share: float) -> None:
         """Train up to a share of the minutes, and take the average of the weights."""
@@ -258,7 +259,8 @@ def report(rows: RowFile, command: str) -> str:
     command : str
         By which they were found.
     """
-    final = [score for score in rows.scores if score.about["share"] == 1]
+    ended = [score for score in rows.scores if score.about["share"] == 1]
+    final = across_seeds(ended)
     timed = [score for score in final if "seconds" in score.measures]
     first: dict[tuple[str, str], str] = {}
     for score in timed:
@@ -266,17 +268,18 @@ def report(rows: RowFile, command: str) -> str:
     course = [
         score
         for (task, method), draw in first.items()
-        for score in rows.find(task=task, method=method, draw=draw)
+        for score in across_seeds(rows.find(task=task, method=method, draw=draw))
     ]
-    text = "\n\n".join(
-        [
-            f"`{command}`",
-            "After all minutes:",
-            rows.markdown(final),
-            "In their course:",
-            rows.markdown(course),
-        ]
-    )
+    parts = [f"`{command}`", "After all minutes:", rows.markdown(final)]
+    parts += ["In their course:", rows.markdown(course)]
+    if any(score.about["seeds"] > 1 for score in final):
+        shown = [name for name in QUALITIES if any(name in score.measures for score in ended)]
+        for name in shown:
+            parts += [
+                f"These are means over seeds. By seed, {COLUMNS[name].title}:",
+                by_seed(ended, name, COLUMNS[name]),
+            ]
+    text = "\n\n".join(parts)
     with atomic_file(rows.path.with_suffix(".md")) as temporary:
         temporary.write_text(f"{text}\n", encoding="utf-8")
     draw_tradeoffs(rows.path.with_suffix(".png"), timed, course, COLUMNS)
@@ -284,5 +287,5 @@ def report(rows: RowFile, command: str) -> str:
 
 
 def shared_settings(rules: Rules) -> dict[str, object]:
-    """What all rows of one file have in common."""
-    return {name: value for name, value in asdict(rules).items() if name != "checkpoint_every"}
+    """What all rows of one file have in common: seeds may differ."""
+    return {name: value for name, value in asdict(rules).items() if name not in ("checkpoint_every", "seed")}

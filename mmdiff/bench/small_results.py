@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DPI = 110
-_QUALITIES = ("frechet", "coverage")
+QUALITIES = ("frechet", "coverage")
+"""Measures that are drawn against time, and shown by seed."""
 
 
 class RowFile:
@@ -101,6 +103,63 @@ def _estimate(value: Mapping[str, Any]) -> Estimate:
     return Estimate(found, low, high, value["samples"], value["real"])
 
 
+def across_seeds(scores: Sequence[Score]) -> list[Score]:
+    """Average the scores that differ in nothing but their seed.
+
+    Parameters
+    ----------
+    scores : sequence of Score
+        With "seed" told, but for what does not depend on it.
+
+    Returns
+    -------
+    list of Score
+        In the order in which they come first, with the number of "seeds" told. Of several seeds, estimates are the
+        mean, the least and the greatest; those of one stay as they are.
+    """
+    groups: dict[tuple[Any, ...], list[Score]] = {}
+    for score in scores:
+        key = (score.name, *(score.about.get(name) for name in ("task", "share")))
+        groups.setdefault(key, []).append(score)
+    return [_averaged(group) for group in groups.values()]
+
+
+def _averaged(scores: Sequence[Score]) -> Score:
+    about = {key: value for key, value in scores[0].about.items() if key != "seed"} | {"seeds": len(scores)}
+    if len(scores) == 1:
+        return Score(scores[0].name, dict(scores[0].measures), about)
+    if "updates" in about:
+        about["updates"] = round(fmean(score.about["updates"] for score in scores))
+    measures: dict[str, Estimate] = {}
+    for name, (_, _, _, samples, real) in scores[0].measures.items():
+        values = [score.measures[name].value for score in scores if name in score.measures]
+        measures[name] = Estimate(fmean(values), min(values), max(values), samples, real)
+    return Score(scores[0].name, measures, about)
+
+
+def by_seed(scores: Sequence[Score], measure: str, about: Measure) -> str:
+    """Lay out one measure in a Markdown table with a column for each seed, and a block for each task.
+
+    Parameters
+    ----------
+    scores : sequence of Score
+        With "task" and "seed" told; those without a seed, or that measure, are left out.
+    measure : str
+        Its key,
+    about : Measure
+        and how to show it.
+    """
+    rows: dict[tuple[str, str], Score] = {}
+    for score in scores:
+        if "seed" in score.about and measure in score.measures:
+            row = rows.setdefault(
+                (score.about["task"], score.name), Score(score.name, {}, {"task": score.about["task"]})
+            )
+            row.measures[f"seed {score.about['seed']}"] = Estimate(score.measures[measure].value)
+    columns = {name: about._replace(title=name, note="") for row in rows.values() for name in row.measures}
+    return ScoreTable([*rows.values()], columns, "method", intervals=False, group="task").markdown()
+
+
 def in_turns(
     calls: Mapping[str, Callable[[], object]],
     repeats: int,
@@ -165,7 +224,7 @@ def draw_tradeoffs(
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(tasks), 4, squeeze=False)
     for row, task in zip(panels, tasks, strict=True):
-        kinds = [(*kind, up) for kind in (("seconds", final), ("minutes", courses)) for up in _QUALITIES]
+        kinds = [(*kind, up) for kind in (("seconds", final), ("minutes", courses)) for up in QUALITIES]
         for axes, (across, scores, up) in zip(row, kinds, strict=True):
             shown = [score for score in scores if score.about["task"] == task]
             _draw(axes, shown, across, up, colours)

@@ -8,7 +8,8 @@ Run it with one of
     mmdiff run compare.tiny                                        # a minute; shows that everything works
     mmdiff run compare --data data/digits-16k                      # five minutes for each method and task
     mmdiff run compare --tasks [video] --methods [diffusion,gan]   # some of it
-    mmdiff run compare --resume true                               # go on after an interruption
+    mmdiff run compare --seeds [0,1]                               # twice, and the means
+    mmdiff run compare --resume true                               # go on after an interruption, or with more seeds
 """
 
 from __future__ import annotations
@@ -219,7 +220,7 @@ def main(
     batch_size: int = 16,
     widths: tuple[int, ...] | None = None,
     checkpoint_every: int = 200,
-    seed: int = 0,
+    seeds: tuple[int, ...] = (0,),
     resume: bool = False,
 ) -> None:
     """Train, judge and time.
@@ -238,24 +239,30 @@ def main(
         batch_size: Items per update.
         widths: Of the network's levels, instead of each task's own.
         checkpoint_every: Updates between checkpoints.
-        seed: Of weights, order of the data and noise.
+        seeds: Of weights, order of the data and noise. All is done for each of them; tables show the means.
         resume: Go on with what there is in ``run_dir``.
     """
     known = set(tasks) <= {"audio", "video"} and set(methods) <= set(METHODS)
-    if not known or not tasks or not methods or min(train_items, batch_size, samples) < 1:
+    given = tasks and methods and seeds and len({*seeds}) == len(seeds)
+    if not known or not given or min(train_items, batch_size, samples) < 1:
         raise InputError(
-            f"tasks={tasks} must be audio or video or both, methods={methods} some of {', '.join(METHODS)}, and "
-            f"train_items={train_items}, batch_size={batch_size} and samples={samples} at least 1"
+            f"tasks={tasks} must be audio or video or both, methods={methods} some of {', '.join(METHODS)}, "
+            f"seeds={seeds} one or more different ones, and train_items={train_items}, batch_size={batch_size} and "
+            f"samples={samples} at least 1"
         )
-    rules = Rules(minutes, shares, samples, measured_bits, repeats, batch_size, checkpoint_every, seed)
+    rules = [
+        Rules(minutes, shares, samples, measured_bits, repeats, batch_size, checkpoint_every, seed)
+        for seed in seeds
+    ]
     file = run_dir / "compare.json"
     if file.exists() and not resume:
         raise RecipeError(f"{file} is there already: go on with --resume true, or begin in another --run_dir")
-    rows = RowFile(file, COLUMNS, shared_settings(rules) | {"train_items": train_items, "widths": widths})
+    rows = RowFile(file, COLUMNS, shared_settings(rules[0]) | {"train_items": train_items, "widths": widths})
     size = {} if widths is None else {"widths": widths}
+    counted = sorted({*seeds, *(score.about["seed"] for score in rows.scores if "seed" in score.about)})
     command = (
         f"mmdiff run compare --minutes {minutes:g} --tasks [{','.join(tasks)}] --methods [{','.join(methods)}] "
-        f"--samples {samples} --seed {seed}"
+        f"--samples {samples} --seeds [{','.join(map(str, counted))}]"
     )
     for name in tasks:
         task = (
@@ -263,7 +270,8 @@ def main(
             if name == "video"
             else spoken_digits(data, train_items, samples, **size)
         )
-        contest(task, {name: METHODS[name] for name in methods}, rules, run_dir, rows)
+        for rule in rules:
+            contest(task, {name: METHODS[name] for name in methods}, rule, run_dir, rows)
         text = report(rows, command)
     print(text)
 

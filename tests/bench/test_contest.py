@@ -12,7 +12,7 @@ import torch
 
 from mmdiff.bench.contest import COLUMNS, Rules
 from mmdiff.bench.small_judges import LOUDEST
-from mmdiff.bench.small_results import RowFile, in_turns
+from mmdiff.bench.small_results import RowFile, across_seeds, by_seed, in_turns
 from mmdiff.bench.small_tasks import SmallTask, States, moving_digits, spoken_digits
 from mmdiff.errors import InputError, RecipeError
 from mmdiff.media.estimates import Estimate
@@ -57,6 +57,27 @@ def test_rows_last_and_belong_to_their_settings(tmp_path):
     (tmp_path / "rows.json").write_text("{")
     with pytest.raises(RecipeError, match="no file of scores"):
         RowFile(tmp_path / "rows.json", measures, {})
+
+
+def test_scores_of_seeds_are_averaged_and_shown_beside_each_other():
+    def score(seed: int, distance: float, updates: int, method: str = "a, b") -> Score:
+        measures = {"frechet": Estimate(distance, distance - 1, distance + 1, 400, 0.5)}
+        return Score(method, measures, {"task": "video", "share": 1, "seed": seed, "updates": updates})
+
+    real = Score("real", {"frechet": Estimate(0.5, 0.2, 0.8, 400)}, {"task": "video", "share": 1})
+    scores = [real, score(0, 4.0, 10), score(0, 9.0, 7, "c"), score(1, 8.0, 13)]
+    alone, both, single = across_seeds(scores)
+    assert alone.measures == real.measures
+    assert alone.about["seeds"] == single.about["seeds"] == 1
+    assert single.measures["frechet"] == Estimate(9.0, 8.0, 10.0, 400, 0.5)
+    assert both.measures["frechet"] == Estimate(6.0, 4.0, 8.0, 400, 0.5)
+    assert both.about == {"task": "video", "share": 1, "updates": 12, "seeds": 2}
+    cells = [
+        [cell.strip() for cell in line.split("|")]
+        for line in by_seed(scores, "frechet", Measure("distance")).splitlines()
+    ]
+    assert cells[0] == ["", "method", "seed 0", "seed 1", ""]
+    assert cells[3:] == [["", "a, b", "4.00", "8.00", ""], ["", "c", "9.00", "", ""]]
 
 
 def test_calls_take_turns_and_the_first_round_does_not_count():
@@ -143,10 +164,11 @@ def test_tiny_contest_is_judged_timed_and_resumed(tmp_path, capsys):
         assert row["measures"]["minutes"]["value"] >= 0.002 * row["share"]
         assert ("seconds" in row["measures"]) == (row["share"] == 1)
         assert row["seed"] == 0
+    assert "seed" not in rows[0]
     text = (tmp_path / "compare.md").read_text()
     assert "mmdiff run compare" in text
     assert (tmp_path / "compare.png").stat().st_size > 10_000
-    assert (tmp_path / "video" / "gan-1-step.png").exists()
+    assert (tmp_path / "seed-0" / "video" / "gan-1-step.png").exists()
     with pytest.raises(RecipeError, match="--resume true"):
         _tiny(tmp_path)
     capsys.readouterr()
@@ -159,6 +181,16 @@ def test_tiny_contest_is_judged_timed_and_resumed(tmp_path, capsys):
     assert again[-1]["updates"] == rows[-1]["updates"]  # its minutes were up
     for name in ("kernel", "precision", "coverage"):
         assert again[-1]["measures"][name] == rows[-1]["measures"][name]
+    _tiny(tmp_path, "--methods", "[vae]", "--seeds", "[1]", "--resume", "true")
+    both = json.loads((tmp_path / "compare.json").read_text())
+    assert [(row["method"], row["seed"]) for row in both[5:]] == [("vae", 1), ("vae", 1)]
+    found = [
+        row["measures"]["coverage"]["value"] for row in both if row["method"] == "vae" and row["share"] == 1
+    ]
+    text = (tmp_path / "compare.md").read_text()
+    assert "--seeds [0,1]" in text
+    (line,) = [line for line in text.split("By seed, ")[1].splitlines() if line.startswith("| vae, decoder")]
+    assert [float(cell.split()[0]) / 100 for cell in line.split("|")[2:4]] == pytest.approx(found, rel=1e-3)
 
 
 def test_slips_are_explained(tmp_path):
@@ -168,4 +200,6 @@ def test_slips_are_explained(tmp_path):
         Rules(minutes=0)
     with pytest.raises(InputError, match="methods="):
         _tiny(tmp_path, "--methods", "[magic]")
+    with pytest.raises(InputError, match="seeds="):
+        _tiny(tmp_path, "--seeds", "[1,1]")
     assert {"frechet", "coverage", "bits", "seconds", "minutes"} <= set(COLUMNS)
