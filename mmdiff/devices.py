@@ -80,6 +80,14 @@ def multiplying(device: torch.device, dtype: torch.dtype | None) -> torch.autoca
     return torch.autocast(kind, dtype=dtype or torch.get_autocast_dtype(kind), enabled=enabled)
 
 
+def full_precision(device: torch.device) -> torch.autocast:
+    """Make the context for what is measured, or small: matrix products are those of their operands, whatever surrounds.
+
+    In bfloat16, which has three digits, a spectrogram of a training would be coarser than the one that is told later.
+    """
+    return torch.autocast(device.type, enabled=False)
+
+
 @contextlib.contextmanager
 def same_compute_dtype(model: nn.Module) -> Iterator[None]:
     """Leave the dtypes in which networks multiply as they are, whatever is told them inside the block."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdiff.audio.stft import Stft
+from mmdiff.devices import full_precision
 
 # ITU-T P.862, wideband: bands by their widths in bins of 31.25 Hz, and the power in dB from which each is heard.
 # fmt: off
@@ -84,7 +85,8 @@ class DisturbanceLoss(nn.Module):
 
     def bands(self, spectrum: Tensor, gain: Tensor) -> Tensor:
         """Power (B, T, bands), on the scale of the thresholds, of spectra (B, T, K) times ``gain`` (B, 1, 1)."""
-        return (_power(spectrum) * gain) @ self.filters
+        with full_precision(spectrum.device):
+            return (_power(spectrum) * gain) @ self.filters
 
     def loudness(self, power: Tensor) -> Tensor:
         """Loudness in sone per Bark of the power in bands (Zwicker's law); none below the threshold."""
@@ -94,7 +96,8 @@ class DisturbanceLoss(nn.Module):
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
         """Disturbance of waveforms (B, samples), averaged over the batch; a scalar, about MOS lost before the map."""
         spectra = self.stft(estimate), self.stft(reference)
-        level = (_power(spectra[1]) @ self.speech).mean(1)[:, None, None]
+        with full_precision(estimate.device):
+            level = (_power(spectra[1]) @ self.speech).mean(1)[:, None, None]
         quietest = (
             _SMALLEST * self.stft.n_fft**2 * 3 / 16
         )  # frames of a Hann window, one side of the spectrum

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.stft import Stft
+from mmdiff.devices import full_precision
 
 
 class MultiResolutionLoss(nn.Module):
@@ -42,7 +43,9 @@ class MultiResolutionLoss(nn.Module):
             ours, theirs = _magnitude(stft(estimate)), _magnitude(stft(reference))
             error = (ours - theirs).square().sum((1, 2)) / (theirs.square().sum((1, 2)) + 1e-6)
             total = total + 0.5 * _log_distance(ours, theirs, 1e-4) + 0.25 * (error + 1e-9).sqrt().mean()
-            total = total + _log_distance(ours @ filters, theirs @ filters, 1e-5)
+            with full_precision(estimate.device):
+                ours, theirs = ours @ filters, theirs @ filters
+            total = total + _log_distance(ours, theirs, 1e-5)
         return total / len(self.stfts)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel.lengths import resampled_length
 from mmdiff.audio.stft import Stft
+from mmdiff.devices import full_precision
 
 SMALLEST_MAGNITUDE = 1e-4  # of |STFT| with a 1024-sample window: -134 dB of a full-scale sine
 
@@ -57,9 +58,10 @@ class Bands:
         weights, covered = _spreading(self.filters)
         energy = self.values.mean(-1, keepdim=True) / self.filters.sum(1).mean()
         estimate = energy.expand(*self.values.shape[:2], self.filters.shape[1])
-        for _ in range(iterations):
-            ratio = self.values / (estimate @ self.filters.T).clamp_min(1e-10)
-            estimate = estimate * (ratio @ weights)
+        with full_precision(estimate.device):  # differences of small numbers matter here
+            for _ in range(iterations):
+                ratio = self.values / (estimate @ self.filters.T).clamp_min(1e-10)
+                estimate = estimate * (ratio @ weights)
         estimate = estimate[..., covered]
         if self.power != 1.0:
             estimate = estimate.sqrt()
@@ -109,7 +111,9 @@ def context_filters(stft: Stft, width: int) -> Tensor:
 
 def context_of(prior: Tensor, filters: Tensor) -> Tensor:
     """Log bands (B, T, width) of a prior (B, T, K) by :func:`context_filters`, about standard normal for speech."""
-    return ((prior @ filters.to(prior)).clamp_min(1e-5).log() + 5) / 2.5
+    with full_precision(prior.device):
+        bands = prior @ filters.to(prior)
+    return (bands.clamp_min(1e-5).log() + 5) / 2.5
 
 
 def log_magnitude(magnitude: Tensor) -> Tensor:

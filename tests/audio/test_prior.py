@@ -8,9 +8,11 @@ import pytest
 import torch
 import torchaudio
 
+from mmdiff.audio.disturbance import DisturbanceLoss
+from mmdiff.audio.losses import MultiResolutionLoss
 from mmdiff.audio.mel import PRESETS, MelSpec, preset
 from mmdiff.audio.mel.lengths import longest_length, resampled_length, whole_length
-from mmdiff.audio.prior import bands_on_grid
+from mmdiff.audio.prior import bands_on_grid, context_filters, context_of
 from mmdiff.audio.stft import Stft
 
 STFT = Stft()
@@ -71,3 +73,21 @@ def test_priors_are_positive_and_finite_for_silence():
         silence = torch.full((1, spec.n_mels, 8), spec.lowest_value)
         prior = bands_on_grid(silence, spec, STFT).magnitude_prior()
         assert bool((prior > 0).all() and prior.isfinite().all())
+
+
+def test_what_is_measured_is_the_same_in_a_training_in_half_precision(noise):
+    """Under autocast as without: the spectrogram of a training is the one that is told later."""
+    spec, stft = preset("mmdiff-16k"), Stft(16000, 512, 256)
+    filters = context_filters(stft, 20)
+    other = noise + 0.01 * noise.roll(1, -1)
+
+    def measured() -> list[torch.Tensor]:
+        mel = spec(noise)
+        prior = bands_on_grid(mel, spec, stft, mel.shape[-1]).magnitude_prior()
+        losses = [loss(other, noise) for loss in (MultiResolutionLoss(16000), DisturbanceLoss(16000))]
+        return [mel, prior, context_of(prior, filters), *losses]
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = measured()
+    for found, wanted in zip(half, measured(), strict=True):
+        assert torch.equal(found, wanted)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdiff.audio.stft import hann
+from mmdiff.devices import full_precision
 from mmdiff.errors import InputError
 from mmdiff.registry import register
 
@@ -174,7 +175,8 @@ class MelSpec:
                 f"wave of shape {tuple(wave.shape)}, {wave.dtype} must be floating point and (B, samples)"
                 "; mix channels down and scale integers to [-1, 1] first"
             )
-        bands = self.filterbank(wave.device).to(wave.dtype) @ self.spectrogram(wave)
+        with full_precision(wave.device):
+            bands = self.filterbank(wave.device).to(wave.dtype) @ self.spectrogram(wave)
         return self.compress(bands)
 
     @property

@@ -22,6 +22,7 @@ from mmdiff.audio.networks.diffwave_layers import (
 )
 from mmdiff.audio.networks.diffwave_tiles import run_in_place
 from mmdiff.audio.networks.waveform import WaveformNetwork
+from mmdiff.devices import full_precision
 from mmdiff.errors import InputError
 from mmdiff.nn import conv
 from mmdiff.nn.latents import LatentMapping
@@ -158,7 +159,7 @@ class DiffWave(WaveformNetwork):
         vector = self._vector(label, z, x)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._evaluate(run_layers, x, level, mel, vector, prepared)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             dtype = self.compute_dtype or self.out.weight.dtype
             run = functools.partial(run_in_place, dtype=dtype)
             return self._evaluate(run, x, level, mel, vector, prepared)
@@ -194,7 +195,7 @@ class DiffWave(WaveformNetwork):
         prepared: Tensor | None,
     ) -> Tensor:
         """Predict with the layers run in one of two ways; positions come before channels on the way."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             step = self.embed_step(level)
         local = prepared if mel is None else self._upsampled(mel)
         h = functional.relu(_one_tap(x.mT, self.wave_in))
@@ -205,7 +206,7 @@ class DiffWave(WaveformNetwork):
     def _upsampled(self, mel: Tensor) -> Tensor:
         """Spectrogram at the waveform's rate, channels last: (B, samples, n_mels)."""
         assert self.upsample is not None
-        with torch.autocast(mel.device.type, enabled=False):
+        with full_precision(mel.device):
             local: Tensor = self.upsample(mel.to(self.out.weight.dtype))
         return local.mT.contiguous()
 
@@ -215,7 +216,7 @@ class DiffWave(WaveformNetwork):
         if self.embed_latent is None and self.embed_label is None:
             return None  # before the context: torch.export fails on one around nothing
         vectors: list[Tensor] = []
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             if self.embed_latent is not None:
                 vectors.append(self.embed_latent(z))
             if self.embed_label is not None:

@@ -197,10 +197,8 @@ class FrameNet(FrameDenoiser):
     def prepare(self, mel: Tensor) -> dict[str, Tensor]:
         """Say what magnitudes a spectrogram makes expect: ``prior`` (B, T, K-1), and its ``context`` (B, T, n_mels)."""
         bands = bands_on_grid(mel, self.mel, self.stft, mel.shape[-1] + 1)
-        with torch.autocast(mel.device.type, enabled=False):  # differences of small numbers matter here
-            prior = bands.magnitude_prior()
-            context = context_of(prior, self.pooling)
-        return {"prior": prior[..., :-1], "context": context}
+        prior = bands.magnitude_prior()
+        return {"prior": prior[..., :-1], "context": context_of(prior, self.pooling)}
 
 
 @register

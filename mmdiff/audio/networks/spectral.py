@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmdiff.devices import multiplying
+from mmdiff.devices import full_precision, multiplying
 from mmdiff.errors import InputError
 from mmdiff.registry import register
 
@@ -56,7 +56,7 @@ class SubBandBlock(nn.Module):
     def forward(self, h: Tensor, level: Tensor) -> Tensor:
         """Refine ``h`` (B, T, bands, channels) given ``level`` (B, level_channels)."""
         # Depthwise convolutions lose to float32 in bfloat16 on CPUs (measured 3x slower), so they leave autocast.
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h.device):
             local = self.depthwise(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             scale, shift = self.modulation(level)[:, None, None].chunk(2, -1)
             local = torch.addcmul(self.band_bias + shift, F.layer_norm(local, local.shape[-1:]), 1 + scale)
