@@ -80,11 +80,13 @@ def multiplying(device: torch.device, dtype: torch.dtype | None) -> torch.autoca
     return torch.autocast(kind, dtype=dtype or torch.get_autocast_dtype(kind), enabled=enabled)
 
 
-def full_precision(device: torch.device) -> torch.autocast:
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Make the context for what is measured, or small: matrix products are those of their operands, whatever surrounds.
 
     In bfloat16, which has three digits, a spectrogram of a training would be coarser than the one that is told later.
     """
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 

@@ -98,7 +98,8 @@ class VocoderProblem(GridProblem):
             made = copy_synthesis(
                 self.voc, wave, steps=steps, sampler=self.sampler, grid=grid, seed=self.seed + number
             )
-            values.append(evaluate(wave[0], made[0].cpu(), rate, [self.measure])[self.measure])
+            heard = wave[0, : made.shape[1]]
+            values.append(evaluate(heard, made[0].cpu(), rate, [self.measure])[self.measure])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is nan, as it should be
             return float(np.nanmean(values))

@@ -181,12 +181,16 @@ class Vocoder:
         """
         spec = preset(mel_spec) if isinstance(mel_spec, str) else mel_spec or self.mel_spec
         checked = Checked(mel, []) if measured else check(mel, spec, declared=mel_spec is not None)
+        if (
+            samples is not None
+        ):  # by the frames that were given: a definition they are converted to may have fewer
+            self._check_length(spec, checked.mel.shape[-1], samples)
         mel, spec, notes = self.model.accept(checked.mel.to(self.device), spec)
         self.notes = [*checked.notes, *notes]
         if not 0 <= temperature < math.inf:
             raise InputError(f"temperature={temperature} must be at least 0; 1 is usual")
         sampling = self.sampling(steps, sampler, grid)
-        length = self._length(spec, mel.shape[-1], samples)
+        length = samples or whole_length(spec, mel.shape[-1], self.sample_rate)
         blocks = self.model.blocks(
             mel,
             spec,
@@ -278,13 +282,10 @@ class Vocoder:
         """
         return decide_sampling(self.model, steps, sampler, grid)
 
-    def _length(self, spec: MelSpec, frames: int, samples: int | None) -> int:
-        if samples is None:
-            return whole_length(spec, frames, self.sample_rate)
+    def _check_length(self, spec: MelSpec, frames: int, samples: int) -> None:
         longest = longest_length(spec, frames, self.sample_rate)
         if not 0 < samples <= longest:
             raise InputError(
                 f"samples={samples} must be between 1 and {longest}: {frames} frames of {spec.hop_length} samples "
                 f"at {spec.sample_rate} Hz last no longer at {self.sample_rate} Hz"
             )
-        return samples

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mmdiff.audio.energy_prior import EnergyPrior
 from mmdiff.audio.mel import MelSpec
@@ -117,7 +118,12 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         sampler: str,
         temperature: float,
     ) -> Iterator[Tensor]:
-        """Yield the waveform; see :class:`VocoderModel`. The state is the whole waveform."""
+        """Yield the waveform; see :class:`VocoderModel`. The state is the whole waveform.
+
+        Frames past the end, which a mel of another definition can lack, repeat the last.
+        """
+        missing = -(-samples // self.mel.hop_length) - mel.shape[-1]
+        mel = functional.pad(mel, (0, max(0, missing)), mode="replicate")
         noise = self.starting_noise(seeds, mel.shape[-1], self.mel.hop_length)
         fresh = item_generators(seeds, noise.device)
         wave = self.sample_window(mel, noise, fresh, grid=grid, sampler=sampler, temperature=temperature)

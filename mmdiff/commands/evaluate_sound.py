@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _STEPS = (1, 2, 4, 8)
 _EDITED, _EDITED_SECONDS = 8, 4.0  # recordings to edit by default, and how much of each
+_SHORTEST, _SHORTEST_EDITED = 0.1, 0.5  # seconds that can be measured, and edited
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _recordings(voc: Vocoder, options: SoundOptions, reference: str) -> int:
     from mmdiff.audio.mel import PRESETS, preset
 
     recordings = pick_recordings(reference, options.split, options.limit)
-    files = [path for path in recordings if _readable(path)]
+    files = [path for path in recordings if _usable(path)]
     names = list(PRESETS) if options.mel_presets == ["all"] else options.mel_presets
     specs = {name: preset(name) for name in names}
     title = Path(options.model).name
@@ -121,7 +122,7 @@ def evaluate_sound_edits(pipeline: SoundGenerator | Vocoder, asked: Mapping[str,
     usual = ("lsd", "log_mel_l1") if words else ("lsd", "pesq")
     measures = _checked(options.measures) if options.measures else usual
     picked = _picked(pipeline, options.reference, options)
-    files = [path for path in picked if _readable(path)]
+    files = [path for path in picked if _usable(path, _SHORTEST_EDITED, _EDITED_SECONDS)]
     waves = [io.read(path, sample_rate=pipeline.sample_rate, duration=_EDITED_SECONDS)[0] for path in files]
     chosen: dict[str, Any] = {"sampler": options.sampler, "guidance": options.guidance}
     if isinstance(pipeline, Vocoder):
@@ -162,13 +163,19 @@ def _checked(measures: Sequence[str]) -> Sequence[str]:
     return measures or MEASURES
 
 
-def _readable(path: Path) -> bool:
-    """Read a recording through once, so that a broken one is named and the others are measured."""
+def _usable(path: Path, shortest: float = _SHORTEST, edited: float | None = None) -> bool:
+    """Read a recording, or what is edited of it: one that cannot be measured is named, and the others are measured."""
     from mmdiff.audio import io
 
     try:
-        for _ in io.stream(path):
-            pass
+        peaks, seconds = [0.0], io.info(path).seconds
+        peaks += [float(block.abs().max()) for block in io.stream(path, duration=edited) if block.numel()]
+        if seconds < shortest:
+            raise InputError(
+                f"seconds={seconds:.3g} must be at least {shortest} to be measured; leave it out"
+            )
+        if edited and max(peaks) == 0:
+            raise InputError("it is silent, and there is nothing to edit; leave it out")
     except InputError as error:
         failed(f"{path}: {error}")
         return False

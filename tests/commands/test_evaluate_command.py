@@ -89,3 +89,22 @@ def test_a_broken_recording_is_named_and_the_others_are_measured(mmdiff_command,
     assert outcome.status == 1
     assert "broken.wav" in outcome.err
     assert "tiny" in outcome.out
+
+
+def test_recordings_too_short_or_silent_are_named_and_the_others_are_measured(
+    mmdiff_command, tiny_model, speech, tmp_path
+):
+    wave, rate = io.read(speech, duration=1.0)
+    io.write(tmp_path / "long.wav", wave, rate)
+    io.write(tmp_path / "short.wav", wave[:, :7], rate)
+    shared = ("--model", tiny_model, "--measures", "log_mel_l1")
+    outcome = mmdiff_command("evaluate", tmp_path, *shared, "--steps", 1, "--seeds", 1)
+    assert outcome.status == 1
+    assert "short.wav: seconds=0.000438 must be at least 0.1" in outcome.err
+    assert "tiny" in outcome.out
+    io.write(tmp_path / "silent.wav", 0 * wave, rate)
+    outcome = mmdiff_command("evaluate", tmp_path, *shared, "--edits")
+    assert outcome.status == 1
+    assert "silent.wav: it is silent" in outcome.err
+    assert "short.wav: seconds=" in outcome.err
+    assert "clipped" in outcome.out

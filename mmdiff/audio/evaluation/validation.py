@@ -12,9 +12,12 @@ from mmdiff.audio.datasets.crops import AudioCrops
 from mmdiff.audio.datasets.layouts import Clip
 from mmdiff.audio.generator import SoundGenerator
 from mmdiff.audio.io import read
+from mmdiff.audio.mel.lengths import longest_length
 from mmdiff.audio.metrics import evaluate, installed
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.devices import same_compute_dtype
+from mmdiff.errors import InputError
+from mmdiff.media.cache import report_broken
 from mmdiff.training.log import Validation
 
 _METRICS = ("pesq", "stoi", "log_mel_l1")
@@ -34,7 +37,8 @@ def vocoder_validation(
     Parameters
     ----------
     clips : sequence of Clip
-        Validation recordings; ``count`` of them, evenly spaced, are copied by analysis and synthesis.
+        Validation recordings; ``count`` of them, evenly spaced, are copied by analysis and synthesis. One that cannot
+        be read is left out with a warning.
     steps : int, optional
         Network evaluations; default: the model's.
     other_steps : sequence of int
@@ -47,8 +51,13 @@ def vocoder_validation(
     -------
     callable
         ``validate(task, step) -> Validation`` with the means of PESQ, STOI and log-mel L1 (those installed).
+
+    Raises
+    ------
+    InputError
+        Recordings cannot be read, more than one and a tenth of those chosen: better said before than in a training.
     """
-    chosen = list(clips)[:: max(1, len(clips) // count)][:count]
+    chosen = _readable(list(clips)[:: max(1, len(clips) // count)][:count])
     measures = installed(_METRICS)
 
     def validate(task: nn.Module, step: int) -> Validation:
@@ -64,7 +73,8 @@ def vocoder_validation(
             for count in (*other_steps, steps):
                 estimate = copy_synthesis(vocoder, wave, steps=count, seed=number).cpu()
                 ending = "" if count == steps else f"_{count}"
-                for name, value in evaluate(wave[0], estimate[0], vocoder.sample_rate, measures).items():
+                heard = wave[0, : estimate.shape[1]]
+                for name, value in evaluate(heard, estimate[0], vocoder.sample_rate, measures).items():
                     totals.setdefault(name + ending, []).append(value)
             if number < keep:
                 audio[f"clip{number}"] = (estimate[0], vocoder.sample_rate)
@@ -73,6 +83,18 @@ def vocoder_validation(
         return Validation(means, audio, images)
 
     return validate
+
+
+def _readable(clips: Sequence[Clip]) -> list[Clip]:
+    found, complaints = [], []
+    for clip in clips:
+        try:
+            read(clip.path)
+            found.append(clip)
+        except InputError as error:
+            complaints.append(str(error))
+    report_broken(complaints, len(clips), stacklevel=3)
+    return found
 
 
 def sound_validation(
@@ -114,11 +136,13 @@ def sound_validation(
 
 
 def copy_synthesis(vocoder: Vocoder, wave: Tensor, **options: Any) -> Tensor:
-    """Analyse sound (1, samples) at the vocoder's rate and generate it again, at the same length.
+    """Analyse sound (1, samples) at the vocoder's rate and generate it again, as much as there are whole frames for.
 
     ``options`` are those of :meth:`Vocoder.__call__`.
     """
-    mel = vocoder.mel(wave, vocoder.sample_rate)
-    result = vocoder(mel, mel_spec=vocoder.mel_spec, samples=wave.shape[1], **options)
+    spec, rate = vocoder.mel_spec, vocoder.sample_rate
+    mel = vocoder.mel(wave, rate)
+    samples = min(wave.shape[1], longest_length(spec, mel.shape[-1], rate))
+    result = vocoder(mel, mel_spec=spec, samples=samples, **options)
     assert isinstance(result, Tensor)
     return result

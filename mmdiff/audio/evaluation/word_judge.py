@@ -62,12 +62,12 @@ class WordJudge(Measuring):
         return self.hidden(self.dropout(pooled))
 
     def look(self, wave: Tensor) -> Tensor:
-        """Spectrogram (B, 1, bands, frames), of about unit variance, of sounds (B, samples) at 16 kHz."""
+        """Spectrogram (B, 1, bands, frames), of about unit variance, of sounds (B, samples), on any device."""
         if wave.ndim != 2:
             raise InputError(
                 f"wave of shape {tuple(wave.shape)} must be (B, samples) at {SPEC.sample_rate} Hz"
             )
-        mel = SPEC(wave)
+        mel = SPEC(wave.to(self.feature_mean.device))
         return ((mel - mel.mean(2, keepdim=True)) / 2)[:, None]
 
     @torch.no_grad()

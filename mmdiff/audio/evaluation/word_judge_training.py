@@ -116,13 +116,13 @@ def real_accuracy(judge: WordJudge, clips: Sequence[Clip]) -> dict[str, Estimate
 def _heard(judge: WordJudge, clips: Sequence[Clip]) -> Tensor:
     words = Words(clips, [0] * len(clips))
     waves = [words.varied(n, np.random.default_rng(n))["wave"] for n in range(len(words))]
-    return judge.probabilities(torch.stack(waves).to(judge.feature_mean.device)).cpu()
+    return judge.probabilities(torch.stack(waves)).cpu()
 
 
 def standardise_features(judge: WordJudge, words: Words, count: int) -> None:
     """Set the mean and deviation by which ``judge.features`` are standardised, from training items."""
     waves = torch.stack([words[n]["wave"] for n in range(count)])
-    judge.standardise_by(judge.raw_features(waves.to(judge.feature_mean.device)))
+    judge.standardise_by(judge.raw_features(waves))
 
 
 def train_word_judge(

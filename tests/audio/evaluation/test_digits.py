@@ -64,3 +64,10 @@ def test_without_recordings_the_judge_alone_is_asked(judge):
     assert score.measures["digit"].value == pytest.approx(
         float((heard == torch.arange(100) % 10).double().mean())
     )
+
+
+def test_the_judge_hears_sounds_of_other_devices():
+    """A GPU's judge is shown recordings, which are on the host: here both lie where nothing is computed."""
+    elsewhere = WordJudge((8, 8, 8), 8).to("meta")
+    assert elsewhere.features(torch.randn(3, 16_000)).device.type == "meta"
+    assert elsewhere.probabilities(torch.randn(3, 16_000)).shape == (3, 11)
