@@ -94,7 +94,16 @@ def _decide(model: SampledModel, steps: int | None, sampler: str | None, grid: G
             "takes all for something else; take more steps, or no schedule"
         )
     times = find_grid(table or grid, model.denoiser.schedule, asked, int(usual or 1))
-    return Sampling(steps or len(times) - 1 + model.other_evaluations, sampler, times)
+    told = [known.asked for known in table.grids if known.steps == len(times) - 1] if table else []
+    return Sampling(steps or _evaluations(model, len(times) - 1, told), sampler, times)
+
+
+def _evaluations(model: SampledModel, count: int, told: Sequence[int]) -> int:
+    """Network evaluations of which so many are the sampler's: as told, as usual for the model, or the fewest."""
+    if not model.other_evaluations:
+        return count
+    numbers = (*told, model.default_steps, *range(count, count + model.other_evaluations + 1))
+    return next(n for n in numbers if len(model.grid(n)) - 1 == count)
 
 
 def item_seeds(seed: int | Sequence[int], count: int) -> list[int]:

@@ -53,6 +53,8 @@ class Ledger:
         them on disk makes a search resumable.
     tick : callable, optional
         Called with the ledger after each new grid.
+    prefix : str
+        Of the keys in ``scores``, where the grid alone does not say what is scored.
 
     Attributes
     ----------
@@ -70,10 +72,11 @@ class Ledger:
         evaluations: int,
         scores: MutableMapping[str, float] | None = None,
         tick: Callable[[Ledger], None] | None = None,
+        prefix: str = "",
     ) -> None:
         if evaluations < 1:
             raise InputError(f"evaluations={evaluations} must be at least 1; try 60")
-        self.quality, self.evaluations, self.tick = quality, evaluations, tick
+        self.quality, self.evaluations, self.tick, self.prefix = quality, evaluations, tick, prefix
         self.scores = {} if scores is None else scores
         self.history: list[Best] = []
         self.grid: Tensor | None = None
@@ -91,7 +94,7 @@ class Ledger:
 
     def __call__(self, grid: Tensor) -> float:
         """Score a grid, inf where the measure does not exist; raises Spent where no more are allowed."""
-        key = grid_key(grid)
+        key = self.prefix + grid_key(grid)
         fresh = key not in self._seen
         if fresh and self.asked >= self.evaluations:
             raise Spent
@@ -180,6 +183,7 @@ def search_grid(
     move_start: bool = False,
     scores: MutableMapping[str, float] | None = None,
     tick: Callable[[Ledger], None] | None = None,
+    prefix: str = "",
 ) -> Search:
     """Score some grids of as many steps, and lower the best one's score by coordinate search.
 
@@ -202,7 +206,7 @@ def search_grid(
         Of the levels, in log-SNR, at which the search ends.
     move_start : bool
         Move the first time too, as published tables of variance-preserving models do; else both ends stay.
-    scores, tick
+    scores, tick, prefix
         See :class:`Ledger`.
 
     Returns
@@ -223,7 +227,7 @@ def search_grid(
         )
     if probes < 3 or not resolution > 0:
         raise InputError(f"probes={probes} must be at least 3 and resolution={resolution} positive")
-    ledger = Ledger(quality, max(evaluations, len(grids)), scores, tick)
+    ledger = Ledger(quality, max(evaluations, len(grids)), scores, tick, prefix)
     found = {name: ledger(grid) for name, grid in grids.items()}
     if ledger.grid is None:
         raise InputError(f"quality must be a number for one of {', '.join(grids)} at least; it never is")

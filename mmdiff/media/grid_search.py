@@ -67,8 +67,11 @@ class GridProblem(ABC):
         """Measure what a grid makes; nan where the measure does not exist. The same grid has the same score."""
 
     @abstractmethod
-    def errors(self, candidates: Tensor) -> Tensor:
-        """Errors of single steps between candidate times (N,), see :func:`mmdiff.diffusion.routes.local_errors`."""
+    def errors(self, candidates: Tensor) -> Tensor | None:
+        """Errors of single steps between candidate times (N,), see :func:`mmdiff.diffusion.routes.local_errors`.
+
+        None where nothing can say them, as of pairs whose samplers all draw noise.
+        """
 
 
 def candidate_times(schedule: Schedule, count: int) -> Tensor:
@@ -105,7 +108,8 @@ def search_table(
     evaluations : int > 0
         Different grids to score for each, at most; the starts are always scored.
     scores : mutable mapping, optional
-        Known scores by :func:`mmdiff.diffusion.search.grid_key`; new ones are added.
+        Known scores by :func:`mmdiff.diffusion.search.grid_key`, after the number of steps where that is not the
+        sampler's; new ones are added.
     move_start : bool, optional
         Whether the first time may move. Default: where the schedule preserves variance and ends with some
         signal, as tables of betas do, whose published grids begin later than training ended.
@@ -168,6 +172,7 @@ def _search(
     tick: Callable[[int, Ledger], None] | None,
 ) -> Search:
     sign = -1 if problem.higher_is_better else 1
+    own = len(starts[OWN]) - 1
     return search_grid(
         lambda grid: sign * problem.score(grid, steps),
         starts,
@@ -176,6 +181,7 @@ def _search(
         move_start=move_start,
         scores=scores,
         tick=None if tick is None else lambda ledger: tick(steps, ledger),
+        prefix="" if steps == own else f"{steps}: ",  # other evaluations of the model may use the same grid
     )
 
 

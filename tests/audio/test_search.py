@@ -8,13 +8,19 @@ import torch
 import mmdiff
 from mmdiff.audio import io
 from mmdiff.audio.datasets.layouts import pick_recordings
-from mmdiff.audio.mel import MelSpec
+from mmdiff.audio.magnitude import MagnitudeNet
+from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.metrics import log_mel_l1
+from mmdiff.audio.networks.frames import FrameNet
 from mmdiff.audio.networks.wavegrad import WaveGrad
+from mmdiff.audio.phase import PhaseNet
 from mmdiff.audio.search import PUBLISHED, VocoderProblem, read_recordings
+from mmdiff.audio.spectral import SpectralVocoder
+from mmdiff.audio.stft import Stft
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.grids import make_grid
+from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.schedules import BetaTable, wavegrad_betas
 from mmdiff.errors import InputError
 from mmdiff.media.grid_search import ROUTE, search_table
@@ -27,6 +33,16 @@ def voc(tiny_model) -> Vocoder:
     found = mmdiff.load(tiny_model, "cpu", "float32")
     assert isinstance(found, Vocoder)
     return found
+
+
+def tiny_spectral(**settings) -> SpectralVocoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        networks = (make(Stft(), channels=8, depth=1) for make in (MagnitudeNet, PhaseNet))
+        model = SpectralVocoder(Stft(), preset("mmdiff-16k"), *networks, iterations=1, **settings)
+        for parameter in model.parameters():  # as made, it changes nothing
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    return model
 
 
 @pytest.fixture
@@ -97,6 +113,43 @@ def test_the_pipeline_reads_tables_by_what_its_users_call_steps(voc, tmp_path):
     ):
         with pytest.raises(InputError, match=word):
             voc(mel, **options)
+
+
+def test_evaluations_are_counted_as_the_model_does_where_none_are_asked_for(tmp_path):
+    """Of one evaluation the sampler has none, of two and of three one, of four two."""
+    model = tiny_spectral(corrections=(1, 1, 2))
+    model.default_steps = 2
+    voc = Vocoder(model, "cpu", "float32")
+    for grid, evaluations in (
+        ("uniform", 2),
+        (torch.tensor([1.0, 0.0]), 2),
+        (torch.tensor([1.0, 0.5, 0.0]), 4),
+    ):
+        assert voc.sampling(grid=grid).steps == evaluations
+    one = SearchedGrid.of(torch.tensor([1.0, 0.0]).double(), model.denoiser.schedule, asked=3)
+    write_table(tmp_path / "t.json", GridTable((one,)))
+    assert voc.sampling(grid=tmp_path / "t.json").steps == 3
+
+
+def test_scores_of_other_evaluations_by_the_same_grid_are_kept_apart():
+    model, scores = tiny_spectral(corrections=(1, 1, 2)), {}
+    waves = [0.1 * torch.randn(1, 6400, generator=torch.Generator().manual_seed(0))]
+    problem = VocoderProblem(Vocoder(model, "cpu", "float32"), waves)
+    found = [search_table(problem, [steps], evaluations=1, scores=scores).grids[0] for steps in (2, 3)]
+    assert found[0].times == found[1].times
+    assert [grid.score for grid in found] == [
+        problem.score(torch.tensor([1.0, 0.0]), steps) for steps in (2, 3)
+    ]
+    assert found[0].score != found[1].score
+
+
+def test_pairs_of_sound_and_velocity_are_searched():
+    network = FrameNet(preset("mmdiff-16k"), 8, 1, latents=0)
+    model = WaveformVocoder(preset("mmdiff-16k"), network, CriticallyDamped(), 3, prediction="x0")
+    waves = [0.1 * torch.randn(1, 6400, generator=torch.Generator().manual_seed(0))]
+    problem = VocoderProblem(Vocoder(model, "cpu", "float32"), waves)
+    (grid,) = search_table(problem, [3], evaluations=7).grids
+    assert grid.score <= problem.score(problem.own_grid(3), 3)
 
 
 def test_a_table_model_is_measured_against_the_papers_tables_and_may_begin_later(clips):
