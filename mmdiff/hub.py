@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +23,8 @@ from mmdiff.errors import CheckpointError, InputError
 from mmdiff.files import atomic_folder, sha256
 from mmdiff.registry import from_config, to_config, unknown_classes
 from mmdiff.weights import assign_tensors, named_tensors, read_tensors, write_tensors
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 FORMAT = 1
 MAX_CONFIG_BYTES = 2**20
@@ -169,6 +171,25 @@ def load_model(source: str | Path, device: torch.device | str | None = None) -> 
         )
     assign_tensors(model, tensors, source=folder)
     return model.to(device).eval()
+
+
+def load_as(kind: type[Kind], source: str | Path, device: torch.device | str | None = None) -> Kind:
+    """Build a model as :func:`load_model` does, and refuse one that is of another class.
+
+    Raises
+    ------
+    InputError
+        It is of another class, or as for :func:`load_model`.
+    CheckpointError
+        As for :func:`load_model`.
+    """
+    model = load_model(source, device)
+    if not isinstance(model, kind):
+        raise InputError(
+            f"source={str(source)!r} must hold a {kind.__name__}, and holds a {type(model).__name__}; `mmdiff info` "
+            "lists the shipped models, and a recipe's is in RUN/model"
+        )
+    return model
 
 
 def _check_sum(weights: Path, stated: object) -> None:

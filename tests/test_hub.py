@@ -21,7 +21,7 @@ from mmdiff.commands.pipelines import load_pipeline
 from mmdiff.diffusion.denoiser import Denoiser
 from mmdiff.diffusion.schedules import LinearFlow
 from mmdiff.errors import CheckpointError, InputError
-from mmdiff.hub import find_model, load_model, push_model, read_config, save_model, shipped_models
+from mmdiff.hub import find_model, load_as, load_model, push_model, read_config, save_model, shipped_models
 from mmdiff.registry import to_config
 from mmdiff.video.generator import ClipGenerator
 
@@ -64,6 +64,12 @@ def test_a_model_comes_back_with_the_same_bits(folder: Path) -> None:
     assert torch.equal(output(again), output(make_model()))
     assert not again.training
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+
+
+def test_a_model_of_another_class_is_refused(folder: Path) -> None:
+    assert isinstance(load_as(Denoiser, folder), Denoiser)
+    with pytest.raises(InputError, match="must hold a WaveGrad, and holds a Denoiser"):
+        load_as(WaveGrad, folder)
 
 
 def test_half_precision_is_for_storage_only(tmp_path: Path, folder: Path) -> None:

@@ -121,10 +121,6 @@ def vocode_file(
         if mel_spec is None and stated is None:
             assumed = f"read as {describe(spec)}, the model's own definition"
             notes = (f"{assumed}; if it has another, name it with --mel-preset", *notes)
-        if spec.samples(mels.shape[2]) < 1:
-            raise InputError(
-                f"path={str(source)!r} has 1 frame, which lasts no time: there must be at least 2"
-            )
     sampling = voc.sampling(steps, sampler, grid)
     paths = [target.with_stem(f"{target.stem}-{i}") for i in range(len(mels))] if len(mels) > 1 else [target]
     if lost := [path for path in paths[len(mels) == 1 :] if path in taken]:

@@ -20,12 +20,12 @@ from torch.nn import functional
 from mmdiff.audio.datasets.words import Variation, Words
 from mmdiff.audio.evaluation.digits import labelled_digits
 from mmdiff.audio.evaluation.word_judge import WordJudge
+from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.vocoder import Vocoder
-from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.bench.small_judges import WIDTH, Examined, Hearing, look, save_clips
 from mmdiff.diffusion.quantisation import Quantisation
 from mmdiff.errors import InputError
-from mmdiff.hub import load_model
+from mmdiff.hub import load_as
 from mmdiff.media.coverage import precision_and_coverage
 from mmdiff.media.distances import feature_distances
 from mmdiff.media.draws import item_rng
@@ -178,8 +178,7 @@ def moving_digits(items: int = 4096, examined: int = 400, *, widths: tuple[int, 
         digits = MovingDigits(frames=FRAMES, stride=2, seed=seed)
         return torch.stack([_small_clip(digits[n]["video"]) for n in track(range(count), "drawing digits")])
 
-    judge = load_model("digit-judge", "cpu")
-    assert isinstance(judge, DigitJudge)
+    judge = load_as(DigitJudge, "digit-judge", "cpu")
     network = {
         "widths": widths,
         "mixing": _mixing(widths, "shift", "joint+shift"),
@@ -215,10 +214,8 @@ def spoken_digits(
     widths : tuple of int
         Of the network.
     """
-    voice, judge = load_model("vocoder-16k"), load_model("word-judge", "cpu")
-    assert isinstance(voice, VocoderModel)
-    assert isinstance(judge, WordJudge)
-    hearing = Hearing(Vocoder(voice, "cpu"), judge)
+    voice = load_as(SpectralVocoder, "vocoder-16k")
+    hearing = Hearing(Vocoder(voice, "cpu"), load_as(WordJudge, "word-judge", "cpu"))
     clips, numbers, _ = labelled_digits(data)
     seconds = hearing.vocoder.mel_spec.samples(WIDTH) / hearing.vocoder.sample_rate
 

@@ -216,9 +216,7 @@ def _features(gen: ClipGenerator, name: str) -> FeatureNetwork:
 
 
 def _judge(gen: ClipGenerator) -> DigitJudge:
-    from mmdiff.hub import load_model
+    from mmdiff.hub import load_as
     from mmdiff.video.judge import DigitJudge
 
-    judge = load_model("digit-judge", gen.device)
-    assert isinstance(judge, DigitJudge)
-    return judge
+    return load_as(DigitJudge, "digit-judge", gen.device)

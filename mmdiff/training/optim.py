@@ -24,11 +24,24 @@ class Part:
         Of AdamW.
     grad_clip : float > 0 or None
         Greatest norm of the part's own gradient.
+
+    Raises
+    ------
+    InputError
+        One breaks its rule.
     """
 
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.99)
     grad_clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        clipped = self.grad_clip is None or self.grad_clip > 0
+        if not self.learning_rate > 0 or not clipped or not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(
+                f"learning_rate={self.learning_rate} of a part must be positive, its betas={self.betas} in [0, 1) and "
+                f"its grad_clip={self.grad_clip} positive or None"
+            )
 
 
 def split_parameters(module: nn.Module, parts: Mapping[str, Part]) -> dict[str, list[nn.Parameter]]:

@@ -22,7 +22,7 @@ from mmdiff.training.log import RunLog, Validation
 from mmdiff.training.lr import LearningRate
 from mmdiff.training.optim import Part, make_adamw
 from mmdiff.training.progress import Means, Reporter
-from mmdiff.training.settings import check_settings
+from mmdiff.training.settings import check_settings, task_settings
 from mmdiff.training.signals import StopSignals
 from mmdiff.training.updates import Updater, make_accelerator
 
@@ -40,7 +40,8 @@ class Trainer:
     run_dir : str or Path
         Gets ``checkpoints/step-*/``, ``log.jsonl``, ``media/`` and ``tensorboard/``.
     task : nn.Module
-        Moved to the device; parameters with ``requires_grad`` are trained.
+        Moved to the device; parameters with ``requires_grad`` are trained. Its public attributes of plain values are
+        settings of the run, with which alone it is resumed; others' names begin with an underscore.
     dataset : IndexedData
         Step s reads the items s·batch_size ... (s + 1)·batch_size - 1.
     steps : int > 0
@@ -152,13 +153,13 @@ class Trainer:
             "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "betas": betas,
             "weight_decay": weight_decay, "lr_schedule": lr_schedule, "warmup_steps": warmup_steps,
             "grad_clip": grad_clip, "accumulate": accumulate, "precision": precision, "ema": tuple(ema),
-            "seed": seed,
+            "seed": seed, "task": task_settings(task),
         }  # fmt: skip
         if parts:  # runs from before there were parts have no such setting
             settings["parts"] = {name: asdict(part) for name, part in parts.items()}
         self.accelerator = make_accelerator(device, precision)
         settings["processes"] = self.accelerator.num_processes
-        check_settings(settings)
+        check_settings({**settings, "workers": workers, "best": best, "validate": validate})
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.run_dir, self.dataset, self.steps = Path(run_dir), dataset, steps
         self.validate, self.validate_every = validate, validate_every

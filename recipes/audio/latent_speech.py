@@ -26,6 +26,7 @@ from torch import Tensor
 from mmdiff.audio.datasets.fetch_digits import fetch_spoken_digits
 from mmdiff.audio.datasets.words import Variation, Words
 from mmdiff.audio.evaluation.digits import digit_validation, labelled_digits
+from mmdiff.audio.evaluation.word_judge import WordJudge
 from mmdiff.audio.framed_sound import FramedSoundTask
 from mmdiff.audio.latent_sound import LatentSoundModel, SoundDistance, judged_by_spectra, waves_of
 from mmdiff.audio.networks.critic import Critic
@@ -34,7 +35,7 @@ from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.diffusion.importance import Importance, time_of_noise
 from mmdiff.diffusion.schedules import CosineVP
 from mmdiff.errors import InputError
-from mmdiff.hub import load_model, save_model
+from mmdiff.hub import load_as, save_model
 from mmdiff.latent.autoencoder import Autoencoder
 from mmdiff.latent.cross_entropy import CrossEntropy
 from mmdiff.latent.joint import JointTask
@@ -131,7 +132,7 @@ def main(
         )
     # What is needed only after a training, or two, is made before: a slip is told at once.
     times = Importance(first=time_of_noise(CosineVP(), joint_noise))
-    recogniser = load_model(judge) if validate_every else None
+    recogniser = load_as(WordJudge, judge) if validate_every else None
     if fetch:
         fetch_spoken_digits(data)
     torch.manual_seed(seed)
@@ -190,7 +191,9 @@ def main(
         steps=steps,
         learning_rate=learning_rate,
         weight_decay=0.01,
-        validate=None if recogniser is None else digit_validation(recogniser, None, device=device),
+        validate=None
+        if recogniser is None
+        else digit_validation(recogniser, None, device=device, dtype=dtype),
         validate_every=validate_every,
         **common,
     )

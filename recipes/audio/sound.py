@@ -109,7 +109,7 @@ def main(
         learning_rate=learning_rate,
         warmup_steps=100,
         ema=(ema,),
-        validate=sound_validation(held, device=device) if validate_every else None,
+        validate=sound_validation(held, device=device, dtype=dtype) if validate_every else None,
         validate_every=validate_every,
         checkpoint_every=checkpoint_every,
         workers=workers,

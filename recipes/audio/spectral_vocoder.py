@@ -42,7 +42,7 @@ from mmdiff.audio.stft import Stft
 from mmdiff.audio.tasks import SpectralTask
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.errors import InputError
-from mmdiff.hub import load_model, save_model
+from mmdiff.hub import load_as, save_model
 from mmdiff.training import Part, Trainer, load_weights
 from mmdiff.weights import assign_tensors, named_tensors
 
@@ -155,7 +155,7 @@ def main(
     mel = MelSpec(sample_rate, n_fft, n_fft, hop_length, n_mels, f_max=sample_rate / 2)
     network = {"channels": channels, "depth": depth, "bands": bands}
     magnitude = MagnitudeNet(stft, **network)
-    begun = load_model(init) if init else None
+    begun = load_as(SpectralVocoder, init) if init else None
     if phase_depth is None:
         phase_depth = depth if begun is None else len(begun.phase.network.blocks)
     phase = PhaseNet(stft, **{**network, "depth": phase_depth})
@@ -171,7 +171,7 @@ def main(
     train, valid = (without_speakers(clips, leave_out) for clips in find_train_valid(data, layout))
     crops = AudioCrops(train, sample_rate, crop_frames * hop_length, seed=seed, align=hop_length)
     validate = vocoder_validation(
-        valid, other_steps=sorted({1, *unrolled_steps} - {final_steps}), device=device
+        valid, other_steps=sorted({1, *unrolled_steps} - {final_steps}), device=device, dtype=dtype
     )
 
     def train_stage(name: str, task: SpectralTask, **settings: Any) -> None:

@@ -21,6 +21,7 @@ import torch
 from mmdiff.audio.datasets.fetch_digits import fetch_spoken_digits
 from mmdiff.audio.datasets.words import Variation, Words
 from mmdiff.audio.evaluation.digits import digit_validation, labelled_digits
+from mmdiff.audio.evaluation.word_judge import WordJudge
 from mmdiff.audio.framed_sound import FramedSoundTask
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel_sound import MelSoundModel
@@ -32,7 +33,7 @@ from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.schedules import BetaTable, CosineVP, diffwave_betas
-from mmdiff.hub import load_model, save_model
+from mmdiff.hub import load_as, save_model
 from mmdiff.training import Trainer, load_weights
 
 
@@ -102,8 +103,8 @@ def main(
         fetch_spoken_digits(data)
     torch.manual_seed(seed)
     clips, numbers, labels = labelled_digits(data)
-    voice = load_model(vocoder) if network == "mel" else None
-    assert voice is None or isinstance(voice, VocoderModel)
+    voice = load_as(VocoderModel, vocoder) if network == "mel" else None
+    recogniser = load_as(WordJudge, judge) if validate_every else None
     rate = 16_000 if voice is None else voice.sample_rate
     variation = Variation(speed, tilt_db=tilt_db)
     words = Words(clips, numbers, rate, seconds, seed=seed, variation=variation)
@@ -140,7 +141,7 @@ def main(
         warmup_steps=100,
         weight_decay=0.01,
         ema=(ema,),
-        validate=digit_validation(load_model(judge), voice, device=device) if validate_every else None,
+        validate=digit_validation(recogniser, voice, device=device, dtype=dtype) if recogniser else None,
         validate_every=validate_every,
         checkpoint_every=checkpoint_every,
         workers=workers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -202,6 +203,17 @@ def test_gradients_reach_all_weights_and_half_precision_is_near(tmp_path):
         with torch.autocast("cpu", torch.bfloat16):  # as a trainer that has been asked for half precision
             half = net(*given, z=z)
         assert 0 < (half - exact).norm() / exact.norm() < 0.05
+
+
+@pytest.mark.parametrize(("hop", "bands"), [(256, 16), (300, 15), (128, 16), (441, 14)])
+def test_bands_divide_the_bins_of_any_window(hop: int, bands: int):
+    spec = replace(MEL, hop_length=hop, n_fft=4 * hop, win_length=4 * hop)
+    assert FrameNet(spec, 8, 1).network.bands == bands
+    for wrong, hint in ((0, "try 1"), (7 * hop, "try")):
+        with pytest.raises(
+            InputError, match=f"bands={wrong} must be at least 1 and divide bins={2 * hop}; {hint}"
+        ):
+            FrameNet(spec, 8, 1, bands=wrong)
 
 
 def test_sound_of_a_spectrogram_is_as_long_as_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -289,3 +290,5 @@ def test_random_mel_specs_are_valid_varied_and_reproducible():
     assert len({spec.sample_rate for spec in drawn}) == 3
     assert all(spec.n_mels >= 80 for spec in drawn)
     assert random_mel_spec(torch.Generator().manual_seed(0), MEL, 0.0) == MEL
+    rare = replace(MEL, sample_rate=8000, f_max=4000.0)  # no preset has a rate near it
+    assert random_mel_spec(torch.Generator().manual_seed(0), rare, 1.0) == rare

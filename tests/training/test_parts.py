@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,6 +105,14 @@ def test_a_game_resumes_exactly_and_not_with_another_critic(tmp_path: Path) -> N
         assert all(torch.equal(tensor, states[1][number][name]) for name, tensor in state.items())
     with pytest.raises(CheckpointError, match="parts"):
         make_trainer(tmp_path / "parted", parts={"critic": Part(1e-3)}).fit(resume=True)
+    with pytest.raises(CheckpointError, match=r"parts=None must be \{'critic'"):
+        make_trainer(tmp_path / "parted", parts={}).fit(resume=True)
+
+
+@pytest.mark.parametrize("wrong", [{"learning_rate": -1e-3}, {"betas": (1.5, 0.9)}, {"grad_clip": 0.0}])
+def test_settings_that_cannot_train_a_part_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(wrong))}="):
+        Part(**{"learning_rate": 1e-3, **wrong})
 
 
 def test_both_gradients_are_logged_and_clipped_apart(tmp_path: Path) -> None:

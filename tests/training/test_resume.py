@@ -16,9 +16,14 @@ from typing import Any
 import pytest
 import torch
 from tiny_run import make_trainer, run
+from torch import nn
 
+from mmdiff.audio.networks.diffwave import DiffWave
+from mmdiff.diffusion.denoiser import Denoiser
+from mmdiff.diffusion.schedules import LinearFlow
 from mmdiff.errors import CheckpointError, RecipeError
 from mmdiff.training.checkpoint import Checkpoint, latest_checkpoint, list_checkpoints, read_checkpoint
+from mmdiff.training.settings import compare_settings, task_settings
 
 HERE = Path(__file__).parent
 
@@ -173,6 +178,38 @@ def test_two_processes_equal_one_even_when_one_of_them_is_told_to_stop(
 def test_other_settings_are_refused_by_name(uninterrupted: Path, key: str, value: Any) -> None:
     with pytest.raises(CheckpointError, match=key):
         make_trainer(uninterrupted, **{key: value}).fit(resume=True)
+
+
+def test_another_loss_is_refused_by_name_and_old_runs_say_nothing_of_theirs(
+    uninterrupted: Path, tmp_path: Path
+):
+    with pytest.raises(CheckpointError, match=r"task\.noise=0\.3 must be 0\.1"):
+        make_trainer(uninterrupted, noise=0.3).fit(resume=True)
+    checkpoint = make_trainer(tmp_path, steps=3, lr_schedule="constant").fit()
+    meta = json.loads((checkpoint / "meta.json").read_text())
+    assert meta["settings"]["task"] == {"noise": 0.1}
+    del meta["settings"]["task"]
+    (checkpoint / "meta.json").write_text(json.dumps(meta))
+    make_trainer(tmp_path, steps=5, lr_schedule="constant", noise=0.3).fit(resume=True)
+
+
+def test_configurations_differ_by_more_than_rounding():
+    task = nn.Module()
+    task.network = nn.Linear(3, 3)
+    task.weights, task.read, task._private = (0.5, 1), len, 3
+    stored = task_settings(task)
+    assert stored == {"weights": [0.5, 1]}  # a network that nobody registered has no configuration
+    task.model = Denoiser(DiffWave(6, 8, 2, 2, (2, 2), step_width=8), LinearFlow(), prediction="velocity")
+    stored = {"task": task_settings(task)}
+    assert stored["task"]["model"]["network"]["n_mels"] == 6
+    compare_settings({"task": {**stored["task"], "weights": [0.5 + 1e-9, 1]}}, stored, Path("here"))
+    for name, value in (("weights", [0.6, 1]), ("weights", [0.5]), ("extra", "l1")):
+        with pytest.raises(CheckpointError, match=rf"task\.{name}=.* must be .*, as in here"):
+            compare_settings({"task": {**stored["task"], name: value}}, stored, Path("here"))
+    changed = json.loads(json.dumps(stored))
+    changed["task"]["model"]["prediction"] = "x0"
+    with pytest.raises(CheckpointError, match=r"task\.model\.prediction='x0' must be 'velocity'"):
+        compare_settings(changed, stored, Path("here"))
 
 
 def test_a_schedule_that_ignores_the_length_may_be_prolonged(tmp_path: Path) -> None:

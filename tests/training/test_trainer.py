@@ -222,6 +222,9 @@ def test_load_weights_takes_a_run_or_a_checkpoint_and_any_average(tmp_path: Path
         ({"grad_clip": 0.0}, "grad_clip=0"),
         ({"weight_decay": -1.0}, "weight_decay=-1"),
         ({"keep": 0}, "keep=0"),
+        ({"betas": (1.0, 0.9)}, r"betas=\(1\.0, 0\.9\) must lie in"),
+        ({"workers": -1}, "workers=-1"),
+        ({"best": "loss"}, "best='loss' needs validate"),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path: Path, options: dict[str, Any], message: str) -> None:

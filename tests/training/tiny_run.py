@@ -37,14 +37,14 @@ class Regression(nn.Module):
         torch.random.set_rng_state(state)
         self.register_buffer("calls", torch.zeros(()))
         self.noise = noise
-        self.kill: tuple[int, int, int] | None = None
+        self._kill: tuple[int, int, int] | None = None
 
     def forward(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         x, y = batch
         x = x + self.noise * torch.randn(x.shape, generator=generator)
         self.calls += 1
-        if self.kill is not None and int(self.calls) == self.kill[0] and rank() == self.kill[2]:
-            send_signal(self.kill[1])
+        if self._kill is not None and int(self.calls) == self._kill[0] and rank() == self._kill[2]:
+            send_signal(self._kill[1])
         error = self.net(x).squeeze(1) - y
         return {"loss": error.square().mean(), "mean_error": error.mean()}
 
@@ -74,7 +74,7 @@ def make_trainer(
 ) -> Trainer:
     """Build a trainer; ``kill=(call, signal, rank)`` sends that rank a signal during that call."""
     task = Regression(noise, dropout)
-    task.kill = kill
+    task._kill = kill
     settings: dict[str, Any] = {
         "steps": 20, "batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 4, "ema": (0.9, "power:0.1"),
         "checkpoint_every": 8, "log_every": 1, "device": "cpu", "tensorboard": False,

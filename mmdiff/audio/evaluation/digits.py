@@ -223,7 +223,12 @@ def _score(system: Spoken, judge: WordJudge, near: _Nearness | None = None) -> S
 
 
 def digit_validation(
-    judge: nn.Module, vocoder: VocoderModel | None, *, keep: int = 4, device: str | None = None
+    judge: WordJudge,
+    vocoder: VocoderModel | None,
+    *,
+    keep: int = 4,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> Callable[[nn.Module, int], Validation]:
     """Make the ``validate`` function of a trainer whose task has a ``model`` of spoken digits.
 
@@ -234,18 +239,18 @@ def digit_validation(
         For a model that makes spectrograms.
     keep : int
         Sounds that are kept, evenly spaced among the labels.
-    device : str, optional
+    device, dtype : str, optional
+        As for :func:`mmdiff.load`.
 
     Returns
     -------
     callable
         ``validate(task, step) -> Validation`` with the share of labels, each said once, that the judge hears.
     """
-    assert isinstance(judge, WordJudge)
 
     def validate(task: nn.Module, step: int) -> Validation:
         with same_compute_dtype(task):
-            gen = SoundGenerator(task.model, device, vocoder=vocoder)  # type: ignore[arg-type]
+            gen = SoundGenerator(task.model, device, dtype, vocoder=vocoder)  # type: ignore[arg-type]
             spoken = made_by(gen, "model", 1, progress=False)
         score = _score(spoken, judge.to(spoken.waves.device))
         chosen = range(0, len(gen.labels), -(-len(gen.labels) // keep))

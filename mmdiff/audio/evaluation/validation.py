@@ -31,6 +31,7 @@ def vocoder_validation(
     count: int = 10,
     keep: int = 2,
     device: str | None = None,
+    dtype: str | None = None,
 ) -> Callable[[nn.Module, int], Validation]:
     """Make the ``validate`` function of a trainer whose task has a ``vocoder``.
 
@@ -45,7 +46,8 @@ def vocoder_validation(
         Other numbers of them to measure too; the names of their metrics end in ``_{number}``.
     count, keep : int
         Clips measured, and clips whose sound and spectrogram are kept.
-    device : str, optional
+    device, dtype : str, optional
+        As for :func:`mmdiff.load`.
 
     Returns
     -------
@@ -62,7 +64,7 @@ def vocoder_validation(
 
     def validate(task: nn.Module, step: int) -> Validation:
         with same_compute_dtype(task):
-            return measure(Vocoder(task.vocoder, device))  # type: ignore[arg-type]
+            return measure(Vocoder(task.vocoder, device, dtype))  # type: ignore[arg-type]
 
     def measure(vocoder: Vocoder) -> Validation:
         totals: dict[str, list[float]] = {}
@@ -98,7 +100,13 @@ def _readable(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def sound_validation(
-    crops: AudioCrops, *, count: int = 32, batch: int = 8, keep: int = 2, device: str | None = None
+    crops: AudioCrops,
+    *,
+    count: int = 32,
+    batch: int = 8,
+    keep: int = 2,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> Callable[[nn.Module, int], Validation]:
     """Make the ``validate`` function of a trainer whose task has a ``model`` of sound without a spectrogram.
 
@@ -109,7 +117,8 @@ def sound_validation(
     count, batch : int > 0
     keep : int
         Sounds that are made and kept.
-    device : str, optional
+    device, dtype : str, optional
+        As for :func:`mmdiff.load`.
 
     Returns
     -------
@@ -126,7 +135,7 @@ def sound_validation(
             wave = torch.stack([crops[n]["wave"] for n in numbers]).to(place)
             total += float(task({"wave": wave}, noise)["loss"]) * len(numbers) / count
         with same_compute_dtype(task):
-            gen = SoundGenerator(task.model, device)  # type: ignore[arg-type]
+            gen = SoundGenerator(task.model, device, dtype)  # type: ignore[arg-type]
             made = gen(num=keep, seed=list(range(keep))).cpu()
         return Validation(
             {"loss": total}, {f"sound{n}": (wave, gen.model.sample_rate) for n, wave in enumerate(made)}

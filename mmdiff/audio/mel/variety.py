@@ -27,7 +27,8 @@ def random_mel_spec(generator: torch.Generator, native: MelSpec, variety: float 
     Returns
     -------
     MelSpec
-        At least 80 bands at a rate like the model's own (for 16 kHz: 16, 22.05 or 24 kHz).
+        At least 80 bands at a rate like the model's own (for 16 kHz: 16, 22.05 or 24 kHz). Where no preset has such a
+        rate, always ``native``.
     """
 
     def uniform(low: float, high: float) -> float:
@@ -36,9 +37,9 @@ def random_mel_spec(generator: torch.Generator, native: MelSpec, variety: float 
     def choose(options: Sequence[T]) -> T:
         return options[int(uniform(0, len(options)))]
 
-    if uniform(0, 1) >= variety:
-        return native
     others = [p for p in PRESETS.values() if 0.9 < p.sample_rate / native.sample_rate < 1.6]
+    if uniform(0, 1) >= variety or not others:
+        return native
     spec = choose(others)
     if uniform(0, 1) < 0.5:
         return spec

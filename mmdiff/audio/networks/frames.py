@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.networks.spectral import LEVEL_CHANNELS, SubBandNet
+from mmdiff.audio.networks.spectral import LEVEL_CHANNELS, SubBandNet, nearest_divisor
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.audio.prior import (
     SMALLEST_MAGNITUDE,
@@ -32,6 +32,8 @@ from mmdiff.diffusion.denoiser import LOG_SNR_LIMIT
 from mmdiff.errors import InputError
 from mmdiff.nn.latents import LatentMapping
 from mmdiff.registry import register
+
+_BANDS = 16  # as many as divide the bins of usual windows
 
 
 class FrameDenoiser(WaveformNetwork):
@@ -47,6 +49,7 @@ class FrameDenoiser(WaveformNetwork):
         Channels that each frame is told beside the noisy spectrum.
     channels, depth, bands, overlap : int
         As for :class:`~mmdiff.audio.networks.spectral.SubBandNet`; ``bands`` must divide half the window.
+        Default: the divisor next to 16.
 
     Raises
     ------
@@ -57,10 +60,18 @@ class FrameDenoiser(WaveformNetwork):
     noise_input = "log_snr"
 
     def __init__(
-        self, stft: Stft, context: int, channels: int = 96, depth: int = 8, bands: int = 16, overlap: int = 8
+        self,
+        stft: Stft,
+        context: int,
+        channels: int = 96,
+        depth: int = 8,
+        bands: int | None = None,
+        overlap: int = 8,
     ) -> None:
         super().__init__()
         self.stft = stft
+        if bands is None:
+            bands = nearest_divisor(stft.bins - 1, _BANDS)
         self.network = SubBandNet(4, 2, stft.bins - 1, bands, overlap, context, channels, depth=depth)
 
     @property
@@ -134,7 +145,7 @@ class FrameNet(FrameDenoiser):
         mel: MelSpec,
         channels: int = 96,
         depth: int = 8,
-        bands: int = 16,
+        bands: int | None = None,
         overlap: int = 8,
         latents: int = 0,
     ) -> None:
@@ -226,7 +237,7 @@ class SoundFrameNet(FrameDenoiser):
         stft: Stft,
         channels: int = 96,
         depth: int = 8,
-        bands: int = 16,
+        bands: int | None = None,
         overlap: int = 8,
         classes: int = 0,
     ) -> None:

@@ -65,6 +65,11 @@ class SubBandBlock(nn.Module):
         return torch.addcmul(h, self.gate, branch.to(h.dtype))
 
 
+def nearest_divisor(number: int, wanted: int) -> int:
+    """Of the whole numbers that divide ``number``, the one next to ``wanted``, the less of two."""
+    return min((n for n in range(1, number + 1) if number % n == 0), key=lambda n: abs(n - wanted))
+
+
 @register
 class SubBandNet(nn.Module):
     """Map features on a (frames, bins) grid to outputs on the same grid, given the noise level.
@@ -109,9 +114,9 @@ class SubBandNet(nn.Module):
         output_scale: float = 0.1,
     ) -> None:
         super().__init__()
-        if bins % bands:
+        if bands < 1 or bins % bands:
             raise InputError(
-                f"bins={bins} must be a multiple of bands={bands}; try {bins // (bins // bands)}"
+                f"bands={bands} must be at least 1 and divide bins={bins}; try {nearest_divisor(bins, bands)}"
             )
         self.compute_dtype: torch.dtype | None = (
             None  # bfloat16 for the matrix products, set by whoever runs it

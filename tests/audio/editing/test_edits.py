@@ -139,6 +139,13 @@ def test_an_item_depends_on_its_seed_alone_and_windows_on_what_surrounds_them(ge
     assert edit.windows(50, 400) == [(0, 400), (600, 1000)]
 
 
+def test_seeds_wrap_around_and_larger_ones_are_refused(gen):
+    edit = gap_filling(draw(1, seed=5), RATE, [(0.02, 0.03)])
+    assert edit_sound(gen, edit, seed=2**63 - 1).isfinite().all()
+    with pytest.raises(InputError, match=r"seed=.* must be a whole number of 64 bits"):
+        edit_sound(gen, edit, seed=2**63)
+
+
 def test_gaps_at_another_rate_are_filled_at_the_models(gen):
     wave = draw(1, seed=6).repeat_interleave(2, 1)[:, :191]
     edit = gap_filling(wave, 2 * RATE, [(0.03, 0.035)])
