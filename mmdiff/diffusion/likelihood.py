@@ -51,7 +51,8 @@ class Bound(NamedTuple):
     decoder: Tensor
     """Negative log-likelihood of x0 given its least noisy state."""
     std_error: Tensor
-    """Standard error that random times and noise leave in ``total``; nan where too few were drawn to tell."""
+    """Standard error that random times and noise leave in ``total``; nan where too few were drawn to tell. How steeply
+    the terms rise at the ends counts too: of a chain of few steps, all counted, it is up to four times too large."""
     terms: Tensor
     """What ``diffusion`` is the mean of, (K, B), from noise to data: with all steps of a chain, K times the steps'
     own terms."""

@@ -48,7 +48,8 @@ class SamplerInfo:
     order : int
         Power of the step to which its error shrinks: of the trajectory for deterministic samplers, of mean
         and variance for stochastic ones. Measured by tests on smooth grids with finite λ, for every schedule;
-        "dpmpp_3m" and "deis" need ``start="rk4"`` for it. Some have more on some schedules.
+        "dpmpp_3m" and "deis" need ``start="rk4"`` for it. Some have more on some schedules. Tables of betas have kinks
+        in t, so that "deis" has its order there only while its steps are long beside the table's.
     evaluations_per_step : int
         Of the denoiser. Steps into σ = 0 may take fewer; "adaptive" takes these per attempt.
     stochastic : bool

@@ -49,7 +49,7 @@ class DenoisingGAN(nn.Module):
     distance : float >= 0
         Weight of :meth:`distance_of` what the generator draws and the data; much of it silences the critic.
     begin : int >= 0
-        Updates by this distance alone (by its value, if the weight is 0), before there is a critic: one that judges
+        Batches by this distance alone (by its value, if the weight is 0), before there is a critic: one that judges
         noise teaches little (as in Yamamoto et al. 2020, arXiv:1910.11480, section 3.2).
     read : callable, optional
         ``read(batch, generator) -> (x0, cond, shown)``: data (B, C, *space), what the generator is told and what the

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmdiff.errors import InputError
 from mmdiff.training import Trainer, load_weights
+from mmdiff.training.lr import LearningRate
 from mmdiff.video.captions import learn_vocabulary
 from mmdiff.video.data import collate_clips
 from mmdiff.video.digits import MovingDigits
 from mmdiff.video.tasks import ClipTask
 from mmdiff.video.validation import clip_validation
 from mmdiff.video.with_stills import WithStills
+
+_WARMUP = 50  # updates over which the learning rate of a stage rises
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class Stage:
         rate: Learning rate.
         schedule: Its course, constant or linear.
         noise: Mean and deviation of the logarithm of the noise level of single frames; clips get more.
+
+    Raises
+    ------
+        InputError: One breaks its rule, which is better said before the stages in front of this one are trained.
     """
 
     name: str
@@ -48,6 +56,15 @@ class Stage:
     rate: float = 1.5e-3
     schedule: str = "constant"
     noise: tuple[float, float] = (0.5, 1.3)
+
+    def __post_init__(self) -> None:
+        counts = {name: getattr(self, name) for name in ("steps", "batch", "frames", "stride")}
+        if min(counts.values()) < 1 or self.stills < 0 or not self.rate > 0:
+            raise InputError(
+                f"{', '.join(f'{name}={value}' for name, value in counts.items())} and rate={self.rate} of the stage "
+                f"{self.name!r} must be positive, and stills={self.stills} not negative"
+            )
+        LearningRate(self.rate, self.schedule, _WARMUP, self.steps)
 
 
 @functools.lru_cache(maxsize=4)
@@ -94,7 +111,16 @@ def train_stages(
         Go on from the newest checkpoints.
     **settings
         Others of the :class:`~mmdiff.training.Trainer`.
+
+    Raises
+    ------
+    InputError
+        Two stages have the same name.
     """
+    if len({stage.name for stage in stages}) < len(stages):
+        raise InputError(
+            f"stages={[stage.name for stage in stages]} must have names that differ: each has a folder"
+        )
     for number, stage in enumerate(stages):
         clips = digit_clips(stage, seed + number, digits)
         held_out = MovingDigits("test", frames=stage.frames, stride=stage.stride, size=digits["size"])
@@ -107,7 +133,7 @@ def train_stages(
             batch_size=stage.batch,
             learning_rate=stage.rate,
             lr_schedule=stage.schedule,
-            warmup_steps=50,
+            warmup_steps=_WARMUP,
             weight_decay=0.01,
             ema=(ema,),
             validate=clip_validation(held_out),

@@ -14,15 +14,17 @@ Run it with one of
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmdiff.bench.contest import COLUMNS, Draw, Method, Rules, contest, report, shared_settings
+from mmdiff.bench.contest import COLUMNS, REAL, Draw, Method, Rules, contest, report, shared_settings
 from mmdiff.bench.small_results import RowFile
 from mmdiff.bench.small_tasks import SmallTask, moving_digits, spoken_digits
 from mmdiff.diffusion.adversarial import with_latents
@@ -32,7 +34,7 @@ from mmdiff.diffusion.grids import make_grid
 from mmdiff.diffusion.importance import Importance, time_of_noise
 from mmdiff.diffusion.langevin import CriticallyDamped
 from mmdiff.diffusion.likelihood_ode import ode_likelihood
-from mmdiff.diffusion.samplers import SAMPLERS, sample
+from mmdiff.diffusion.samplers import CountEvaluations, sample
 from mmdiff.diffusion.schedules import BetaTable, CosineVP, LinearFlow, Schedule, vp_betas
 from mmdiff.errors import InputError, RecipeError
 from mmdiff.latent.autoencoder import Autoencoder
@@ -69,7 +71,10 @@ def sampled(
             denoise, shape, schedule=schedule, sampler=sampler, steps=steps, grid=grid, generator=generator
         )
 
-    return Draw(steps * SAMPLERS[sampler].evaluations_per_step, make)
+    shape, schedule = (1, *item), denoiser.schedule
+    counted = CountEvaluations(lambda x, t, **cond: torch.zeros(shape))  # the last step of some takes fewer
+    sample(counted, shape, schedule=schedule, sampler=sampler, steps=steps, grid=grid)
+    return Draw(counted.calls, make)
 
 
 def denoised(task: SmallTask, schedule: Schedule, prediction: str, **samplers: tuple) -> Method:
@@ -242,6 +247,7 @@ def main(
         seeds: Of weights, order of the data and noise. All is done for each of them; tables show the means.
         resume: Go on with what there is in ``run_dir``.
     """
+    arguments = dict(locals())
     known = set(tasks) <= {"audio", "video"} and set(methods) <= set(METHODS)
     given = tasks and methods and seeds and len({*seeds}) == len(seeds)
     if not known or not given or min(train_items, batch_size, samples) < 1:
@@ -259,11 +265,6 @@ def main(
         raise RecipeError(f"{file} is there already: go on with --resume true, or begin in another --run_dir")
     rows = RowFile(file, COLUMNS, shared_settings(rules[0]) | {"train_items": train_items, "widths": widths})
     size = {} if widths is None else {"widths": widths}
-    counted = sorted({*seeds, *(score.about["seed"] for score in rows.scores if "seed" in score.about)})
-    command = (
-        f"mmdiff run compare --minutes {minutes:g} --tasks [{','.join(tasks)}] --methods [{','.join(methods)}] "
-        f"--samples {samples} --seeds [{','.join(map(str, counted))}]"
-    )
     for name in tasks:
         task = (
             moving_digits(train_items, samples, **size)
@@ -272,8 +273,24 @@ def main(
         )
         for rule in rules:
             contest(task, {name: METHODS[name] for name in methods}, rule, run_dir, rows)
-        text = report(rows, command)
+        text = report(rows, _command(arguments, rows))
     print(text)
+
+
+def _command(given: dict[str, Any], rows: RowFile) -> str:
+    """The command that makes all that is in a file of results, in one run or several."""
+    given = {
+        name: given[name] for name in given if name not in ("data", "run_dir", "checkpoint_every", "resume")
+    }
+    for name, of in (("tasks", "task"), ("methods", "method"), ("seeds", "seed")):
+        found = (
+            score.about[of] for score in rows.scores if of in score.about and score.about["method"] != REAL
+        )
+        given[name] = tuple(dict.fromkeys((*found, *given[name])))
+    usual = {name: parameter.default for name, parameter in inspect.signature(main).parameters.items()}
+    told = {name: value for name, value in given.items() if value != usual[name]}
+    texts = (f"[{','.join(map(str, v))}]" if isinstance(v, (tuple, list)) else str(v) for v in told.values())
+    return " ".join(["mmdiff run compare", *(f"--{n} {text}" for n, text in zip(told, texts, strict=True))])
 
 
 if __name__ == "__main__":

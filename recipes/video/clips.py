@@ -78,7 +78,7 @@ def main(
         prediction: What the network says, x0 or v. A picture that is black but for a figure is easy to say, the
             noise upon it is not. With a velocity, v is the paper's mixture, for a network that sees both.
         balance: Exponent by which the error grows with the noise, here, and its weight falls; see ClipTask. Without
-            it, the loss is that in v, or in the velocity's noise.
+            it, the loss is that in v.
         ema: Decay of the weight average that is kept.
         steps: Of the finished model's sampler by default.
         sampler: Fresh noise at each step mends ways whose halves do not meet; solvers without noise keep them.

@@ -160,7 +160,7 @@ def main(
         span=frames - 1, clock=frames, head_width=head_width, checkpointing=checkpointing,
     )  # fmt: skip
     model = ClipModel(
-        network, CosineVP(), frames=frames, size=(size, size), fps=fps or 25.0, mean=mean, std=std,
+        network, CosineVP(), frames=frames, size=(size, size), fps=(fps or 25.0) / stride, mean=mean, std=std,
         steps=sampler_steps, guidance=guidance,
     )  # fmt: skip
     set_compute_dtype(model, pick_compute_dtype(pick_device(device), dtype))

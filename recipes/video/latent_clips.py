@@ -86,7 +86,7 @@ def main(
         stages: Trainings of the prior, one after the other.
         run_dir: Gets checkpoints, logs and the finished model.
         resume: Go on from the newest checkpoints in ``run_dir``.
-        size: Height and width in pixels, a multiple of 64.
+        size: Height and width in pixels, a multiple of 32.
         frames: Length of clips.
         fps: Frames a second of the clips made.
         latents: Channels of the latents, each place of which stands for 4x4 pixels.

@@ -188,7 +188,8 @@ def test_tiny_contest_is_judged_timed_and_resumed(tmp_path, capsys):
         row["measures"]["coverage"]["value"] for row in both if row["method"] == "vae" and row["share"] == 1
     ]
     text = (tmp_path / "compare.md").read_text()
-    assert "--seeds [0,1]" in text
+    assert "--methods [vae,gan] --shares [0.5,1.0] --samples 6" in text
+    assert "--widths [8,32] --seeds [0,1]" in text
     (line,) = [line for line in text.split("By seed, ")[1].splitlines() if line.startswith("| vae, decoder")]
     assert [float(cell.split()[0]) / 100 for cell in line.split("|")[2:4]] == pytest.approx(found, rel=1e-3)
 

@@ -29,6 +29,7 @@ from mmdiff.video.conditioning import (
 )
 from mmdiff.video.data import VideoClips, find_train_valid, find_videos, leave_out_broken
 from mmdiff.video.digit_files import write_digits
+from mmdiff.video.digit_stages import Stage, train_stages
 from mmdiff.video.digits import MovingDigits
 from mmdiff.video.items import VideoItem
 from mmdiff.video.model import ClipModel
@@ -135,15 +136,17 @@ def test_folder_recipe_trains_on_given_videos_and_leaves_their_folder_alone(name
         (tmp_path / "mine" / f"digits-{n:04d}.txt").write_text("a zebra asleep")
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in Path("mine").iterdir()}
     settings = {"run_dir": "run", "cache": "cache", "conditions": "[caption]", "stills_steps": 0, "steps": 1,
-                "batch_size": 1, "frames": 4, "sampler_steps": 2, "widths": "[16, 32]", "mixing": "[shift, tokens]",
-                "embedding": 32, "words": 32}  # fmt: skip
+                "batch_size": 1, "frames": 3, "sampler_steps": 2, "widths": "[16, 32]", "mixing": "[shift, tokens]",
+                "embedding": 32, "words": 32, "fps": 8, "stride": 2}  # fmt: skip
     given = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     run_recipe(name, ["--data", "mine", *given])
     assert {
         file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in Path("mine").iterdir()
     } == before
     assert not Path("run/digits").exists()
-    captions = load_model(tmp_path / "run" / "model").network.conditioners["caption"]
+    model = load_model(tmp_path / "run" / "model")
+    assert model.fps == 4  # every other frame of eight a second
+    captions = model.network.conditioners["caption"]
     assert captions.unknown_words("a zebra seven") == ["seven"]
     with pytest.raises(InputError, match="source='nothere' does not exist"):
         run_recipe(name, ["--data", "nothere", *given])
@@ -173,6 +176,26 @@ def test_folder_recipe_names_all_broken_videos_at_once(tmp_path):
         pytest.raises(InputError, match="all 1 videos of the split valid cannot be read"),
     ):
         leave_out_broken(train[1:], valid, **how)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"schedule": "cosinus"}, "lr_schedule='cosinus'"),
+        ({"batch": 0}, "batch=0"),
+        ({"rate": -1.0}, "rate=-1"),
+    ],
+)
+def test_a_slip_in_a_later_stage_is_told_before_the_first(wrong, message):
+    with pytest.raises(InputError, match=message):
+        Stage("late", **{"steps": 2, "batch": 2, "frames": 1, **wrong})
+
+
+def test_stages_have_a_folder_each(tmp_path):
+    stages = [Stage("clips", 1, 1, 1), Stage("clips", 1, 1, 2)]
+    with pytest.raises(InputError, match="must have names that differ"):
+        train_stages(torch.nn.Identity(), stages, tmp_path, digits={}, seed=0, ema=0.9, resume=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_folder_recipe_needs_data(tmp_path):
