@@ -129,6 +129,18 @@ def item_seeds(seed: int | Sequence[int], count: int) -> list[int]:
     return seeds
 
 
+def place_seeds(seed: int, count: int, place: int) -> list[int]:
+    """Seeds of the items at a place of a longer sound: seed + place and on, begun anew where 64 bits end.
+
+    Raises
+    ------
+    InputError
+        The seed itself has more.
+    """
+    (first,) = item_seeds(seed, 1)
+    return [(first + place + n + (1 << 63)) % (1 << 64) - (1 << 63) for n in range(count)]
+
+
 def item_generators(seeds: Sequence[int], device: torch.device) -> list[torch.Generator]:
     """A source of fresh noise for each item, which depends on its seed alone."""
     return [torch.Generator(device).manual_seed(seed) for seed in seeds]

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmdiff.audio import io
 from mmdiff.audio.editing.baselines import linear_prediction
 from mmdiff.audio.editing.edits import SoundEdit, spans
-from mmdiff.audio.sampling import Sampling, item_seeds
+from mmdiff.audio.sampling import Sampling, place_seeds
 from mmdiff.diffusion.measurement import Measurement
 from mmdiff.diffusion.reconstruction import ReconstructionGuidance, Replacement
 from mmdiff.diffusion.schedules import Schedule
@@ -65,7 +65,7 @@ class EditOptions:
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise InputError(f"method={self.method!r} must be one of {', '.join(get_args(Method))}")
-        item_seeds(self.seed, 1)  # complains of one with more bits
+        place_seeds(self.seed, 1, 0)  # complains of one with more than 64 bits
 
     def agreeing(
         self, denoise: DenoiserFn, measurement: Measurement, schedule: Schedule, spread: float = 1.0
@@ -79,8 +79,7 @@ class EditOptions:
 
     def seeds(self, window: int, count: int) -> list[int]:
         """Seeds of the items of a window."""
-        numbers = (self.seed + n + (window << 40) for n in range(count))
-        return [(number + (1 << 63)) % (1 << 64) - (1 << 63) for number in numbers]
+        return place_seeds(self.seed, count, window << 40)
 
 
 def fill_at_rate(edit: SoundEdit, rate: int, fill: Callable[[SoundEdit], Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from mmdiff.audio.editing.baselines import linear_prediction
 from mmdiff.audio.editing.edits import SoundEdit
 from mmdiff.audio.editing.tools import fill_at_rate
 from mmdiff.audio.magnitude import Conditions
+from mmdiff.audio.sampling import place_seeds
 from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stft import Stft, hann
 from mmdiff.audio.vocoder import Vocoder
@@ -100,7 +101,7 @@ def fill_gaps(
             share = known_share(known, model.stft)
             frames = share.shape[-1]
             told = bridged(model.mel(start), share) if mel is None else mel[..., begin // hop :][..., :frames]
-            told, seeds = told.to(start), [seed + n + (begin << 20) for n in range(len(start))]
+            told, seeds = told.to(start), place_seeds(seed, len(start), begin << 20)
             start = beyond_prediction(voc, told, start, known, seeds)
             magnitude = _magnitude(model, start, told, share, seeds, steps, temperature)
             made[:, begin:end] = agreeing_phases(magnitude, start, known, model.stft, iterations)
