@@ -274,11 +274,9 @@ def report(rows: RowFile, command: str) -> str:
     parts += ["In their course:", rows.markdown(course)]
     if any(score.about["seeds"] > 1 for score in final):
         shown = [name for name in QUALITIES if any(name in score.measures for score in ended)]
+        parts.append("These are means over seeds.")
         for name in shown:
-            parts += [
-                f"These are means over seeds. By seed, {COLUMNS[name].title}:",
-                by_seed(ended, name, COLUMNS[name]),
-            ]
+            parts += [f"By seed, {COLUMNS[name].title}:", by_seed(ended, name, COLUMNS[name])]
     text = "\n\n".join(parts)
     with atomic_file(rows.path.with_suffix(".md")) as temporary:
         temporary.write_text(f"{text}\n", encoding="utf-8")
