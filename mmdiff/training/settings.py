@@ -103,5 +103,5 @@ def _difference(name: str, own: Any, stored: Any) -> tuple[str, Any, Any] | None
         pairs = zip(own, stored, strict=True)
         return (name, own, stored) if any(_difference(name, *pair) for pair in pairs) else None
     if isinstance(own, float) and isinstance(stored, float):
-        return None if math.isclose(own, stored, rel_tol=1e-6) else (name, own, stored)
+        return None if math.isclose(own, stored, rel_tol=1e-4) else (name, own, stored)
     return None if own == stored else (name, own, stored)
