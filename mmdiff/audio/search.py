@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from mmdiff.audio import io
 from mmdiff.audio.checkpoints.wavegrad import SIX_STEPS
-from mmdiff.audio.evaluation.validation import copy_synthesis
+from mmdiff.audio.evaluation.validation import measured_copy
 from mmdiff.audio.mel.lengths import longest_length
-from mmdiff.audio.metrics import METRICS, evaluate
+from mmdiff.audio.metrics import METRICS
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.diffusion.grids import noise_table_grid
 from mmdiff.diffusion.routes import local_errors
@@ -93,13 +94,11 @@ class VocoderProblem(GridProblem):
 
     def score(self, grid: Tensor, steps: int) -> float:
         """Mean of the measure over the recordings, without those for which it does not exist."""
-        rate, values = self.voc.sample_rate, []
+        values = []
         for number, wave in enumerate(self.waves):
-            made = copy_synthesis(
-                self.voc, wave, steps=steps, sampler=self.sampler, grid=grid, seed=self.seed + number
-            )
-            heard = wave[0, : made.shape[1]]
-            values.append(evaluate(heard, made[0].cpu(), rate, [self.measure])[self.measure])
+            how: dict[str, Any] = {"steps": steps, "sampler": self.sampler, "grid": grid}
+            _, found = measured_copy(self.voc, wave, [self.measure], seed=self.seed + number, **how)
+            values.append(found[self.measure])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is nan, as it should be
             return float(np.nanmean(values))

@@ -181,9 +181,7 @@ class Vocoder:
         """
         spec = preset(mel_spec) if isinstance(mel_spec, str) else mel_spec or self.mel_spec
         checked = Checked(mel, []) if measured else check(mel, spec, declared=mel_spec is not None)
-        if (
-            samples is not None
-        ):  # by the frames that were given: a definition they are converted to may have fewer
+        if samples is not None:  # of the frames given: what they are converted to may have fewer
             self._check_length(spec, checked.mel.shape[-1], samples)
         mel, spec, notes = self.model.accept(checked.mel.to(self.device), spec)
         self.notes = [*checked.notes, *notes]

@@ -80,12 +80,10 @@ def compare_settings(own: Mapping[str, Any], stored: Mapping[str, Any], source: 
     CheckpointError
         Names the first setting that differs. The number of steps may, where the learning rate ignores it.
     """
-    for key in dict.fromkeys([*own, *(key for key in stored if key == "parts")]):
-        if (key == "steps" and own.get("lr_schedule", "cosine") not in USES_STEPS) or (
-            key == "task" and key not in stored
-        ):
-            continue
-        if found := _difference(key, own.get(key), stored.get(key)):
+    free = {"steps"} if "lr_schedule" in own and own["lr_schedule"] not in USES_STEPS else set()
+    free |= {"task"} - stored.keys()
+    for key in dict.fromkeys((*own, "parts")):  # these are told by runs that have any
+        if key not in free and (found := _difference(key, own.get(key), stored.get(key))):
             name, value, known = found
             raise CheckpointError(
                 f"{name}={value!r} must be {known!r}, as in {source}, to resume that run exactly; "

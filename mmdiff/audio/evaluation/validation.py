@@ -73,10 +73,9 @@ def vocoder_validation(
         for number, clip in enumerate(chosen):
             wave, _ = read(clip.path, sample_rate=vocoder.sample_rate)
             for count in (*other_steps, steps):
-                estimate = copy_synthesis(vocoder, wave, steps=count, seed=number).cpu()
+                estimate, found = measured_copy(vocoder, wave, measures, steps=count, seed=number)
                 ending = "" if count == steps else f"_{count}"
-                heard = wave[0, : estimate.shape[1]]
-                for name, value in evaluate(heard, estimate[0], vocoder.sample_rate, measures).items():
+                for name, value in found.items():
                     totals.setdefault(name + ending, []).append(value)
             if number < keep:
                 audio[f"clip{number}"] = (estimate[0], vocoder.sample_rate)
@@ -144,14 +143,17 @@ def sound_validation(
     return validate
 
 
-def copy_synthesis(vocoder: Vocoder, wave: Tensor, **options: Any) -> Tensor:
-    """Analyse sound (1, samples) at the vocoder's rate and generate it again, as much as there are whole frames for.
+def measured_copy(
+    vocoder: Vocoder, wave: Tensor, measures: Sequence[str], **options: Any
+) -> tuple[Tensor, dict[str, float]]:
+    """Analyse sound (1, samples) at the vocoder's rate, generate it again, and compare.
 
-    ``options`` are those of :meth:`Vocoder.__call__`.
+    The copy, on the host, is as long as there are whole frames for. ``options`` are those of :meth:`Vocoder.__call__`.
     """
     spec, rate = vocoder.mel_spec, vocoder.sample_rate
     mel = vocoder.mel(wave, rate)
     samples = min(wave.shape[1], longest_length(spec, mel.shape[-1], rate))
     result = vocoder(mel, mel_spec=spec, samples=samples, **options)
     assert isinstance(result, Tensor)
-    return result
+    made = result.cpu()
+    return made, evaluate(wave[0, :samples], made[0], rate, measures)
