@@ -56,11 +56,15 @@ class SpectralVocoder(VocoderModel):
         How many evaluations of the phase network are among one, two ... evaluations, the last number for all
         more. (0, 1): one samples the magnitude and leaves phases to Griffin-Lim. (1, 1, 2): one corrects what
         Griffin-Lim makes of the prior, and nothing is sampled; of three, two correct.
+    sketch : MagnitudeNet or None
+        A shallow network that says the magnitude where nothing is sampled, in the place of the prior: what
+        :class:`mmdiff.audio.tasks.SketchTask` teaches it. It counts as no evaluation.
 
     Raises
     ------
     InputError
-        ``corrections`` are more than there are evaluations, or of two and more leave none to sample.
+        ``corrections`` are more than there are evaluations, or of two and more leave none to sample; or one evaluation
+        samples, so that there is nothing to sketch.
     """
 
     default_sampler = "ddim"
@@ -75,14 +79,15 @@ class SpectralVocoder(VocoderModel):
         iterations: int = 16,
         steps: int = 2,
         corrections: tuple[int, ...] = (0, 1),
+        sketch: MagnitudeNet | None = None,
     ) -> None:
         super().__init__()
-        self.corrections = _check_corrections(corrections)
+        self.corrections = _check_corrections(corrections, sketched=sketch is not None)
         self.other_evaluations = corrections[-1]
         self.stft, self.mel, self.iterations, self.default_steps = stft, mel, iterations, steps
         self.sample_rate = stft.sample_rate
         self.denoiser = Denoiser(magnitude, LinearFlow(), prediction="edm", noise_input="t")
-        self.phase = phase
+        self.phase, self.sketch = phase, sketch
         # frames to either side that an evaluation hears
         self.magnitude_reach, self.phase_reach = magnitude.network.reach, phase.network.reach if phase else 0
         self.register_buffer("pooling", context_filters(stft, magnitude.network.context), persistent=False)
@@ -141,7 +146,7 @@ class SpectralVocoder(VocoderModel):
             Unit Gaussian times a temperature; zeros give the one-step regression.
         conditions : Conditions
         grid : Tensor, shape (n + 1,)
-            Times at which the sampler stops; with n = 0 the magnitude is the prior's.
+            Times at which the sampler stops; with n = 0 the magnitude is the sketch, or else the prior's.
         sampler : str
             Any name in :data:`mmdiff.diffusion.samplers.SAMPLERS`.
         generator : Generators
@@ -154,12 +159,23 @@ class SpectralVocoder(VocoderModel):
         Tensor, shape (B, T, K)
         """
         if len(grid) == 1:
-            return self._agreeing(conditions.prior, conditions)
+            return self._unsampled(conditions)
         schedule, denoise = self.denoiser.schedule, self._denoise(conditions)
         info = SAMPLERS[sampler]
         options = info.noise_options(temperature)
         state = info.fn(denoise, noise, grid.to(noise.device), schedule, generator=generator, **options)
         return self.from_state(state, conditions)
+
+    def _unsampled(self, conditions: Conditions) -> Tensor:
+        if self.sketch is None:
+            return self._agreeing(conditions.prior, conditions)
+        return self.from_state(self.sketch.regress(conditions.prior, conditions.context), conditions)
+
+    def hearing(self, grid: Tensor | Stops, sampler: str) -> int:
+        """Frames to either side that a drawn magnitude depends on."""
+        if len(grid) == 1:
+            return self.sketch.network.reach if self.sketch else 0
+        return self.magnitude_reach * SAMPLERS[sampler].evaluations_per_step * (len(grid) - 1)
 
     def _denoise(self, conditions: Conditions) -> DenoiserFn:
         return functools.partial(self.denoiser, prior=conditions.prior, context=conditions.context)
@@ -230,10 +246,11 @@ class SpectralVocoder(VocoderModel):
     def phase_levels(self, steps: int) -> tuple[float, ...]:
         """What the phase network is told at its evaluations among ``steps``: what it is to correct.
 
-        0 is Griffin-Lim's result for a sampled magnitude, 1 that for the prior, and 0.5 its own.
+        0 is Griffin-Lim's result for a sampled or sketched magnitude, 1 that for the prior, and 0.5 its own.
         """
         count = self.corrections[min(steps, len(self.corrections)) - 1]
-        return tuple(0.5 if number else float(count == steps) for number in range(count))
+        of_prior = count == steps and self.sketch is None
+        return tuple(0.5 if number else float(of_prior) for number in range(count))
 
     def forward(
         self,
@@ -304,8 +321,12 @@ class SpectralVocoder(VocoderModel):
         return count_windows(self.stft.frames(resampled_length(spec, frames, self.sample_rate)))
 
 
-def _check_corrections(corrections: tuple[int, ...]) -> tuple[int, ...]:
+def _check_corrections(corrections: tuple[int, ...], sketched: bool) -> tuple[int, ...]:
     counts = tuple(corrections)
+    if sketched and counts[:1] == (0,):
+        raise InputError(
+            f"corrections={counts} with a sketch must begin with 1, or nothing is left unsampled; try (1, 1, 2)"
+        )
     if not counts or any(not 0 <= n <= max(1, steps - 1) for steps, n in enumerate(counts, start=1)):
         raise InputError(
             f"corrections={counts} must be 0 or 1 of one evaluation, and fewer than there are of more; try (0, 1)"

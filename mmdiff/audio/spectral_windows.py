@@ -15,7 +15,6 @@ from torch import Tensor
 from mmdiff.audio.noise import PlacedNoise
 from mmdiff.audio.phase import single_pass_phase
 from mmdiff.audio.prior import Bands
-from mmdiff.diffusion.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from mmdiff.audio.spectral import SpectralVocoder
@@ -65,12 +64,11 @@ def windowed_blocks(
     count, levels = count_windows(frames), model.phase_levels(steps)
     overlapping = model.stft.n_fft // hop - 1  # frames to either side that share samples with one
     margin = FADING + (model.phase_reach + overlapping) * len(levels)
-    evaluations = SAMPLERS[sampler].evaluations_per_step * (len(grid) - 1)
+    outer = model.hearing(grid, sampler)
     turns: Tensor | None = None  # at the first frame whose phases the next window makes
     for i in range(count):
         first, last = i * WINDOW, frames if i == count - 1 else (i + 1) * WINDOW
         low, high = max(0, first - margin), min(frames, last + margin)
-        outer = model.magnitude_reach * evaluations
         outer_low, outer_high = max(0, low - outer), min(frames, high + outer)
         conditions = model.condition_on(bands.part(outer_low, outer_high))
         source = magnitude_noise(model, seeds, outer_low, outer_high)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmdiff.audio.disturbance import DisturbanceLoss
 from mmdiff.audio.losses import MultiResolutionLoss
-from mmdiff.audio.magnitude import Conditions
+from mmdiff.audio.magnitude import Conditions, MagnitudeNet
 from mmdiff.audio.mel.variety import random_mel_spec
 from mmdiff.audio.networks.critic import Critic, judged_sound
 from mmdiff.audio.spectral import SpectralVocoder
@@ -186,10 +186,7 @@ class SpectralTask(nn.Module):
         return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
 
     def _conditions(self, wave: Tensor, generator: torch.Generator) -> Conditions:
-        vocoder = self.vocoder
-        spec = random_mel_spec(generator, vocoder.mel, self.variety)
-        sound = torchaudio.functional.resample(wave, vocoder.stft.sample_rate, spec.sample_rate)
-        return vocoder.conditions(spec(sound), spec, frames=vocoder.stft.frames(wave.shape[1]))
+        return varied_conditions(self.vocoder, wave, self.variety, generator)
 
     def _denoising(self, wave: Tensor, conditions: Conditions, generator: torch.Generator) -> Tensor:
         vocoder, some = self.vocoder, slice(0, math.ceil(self.share * len(wave)))
@@ -198,8 +195,7 @@ class SpectralTask(nn.Module):
             x0 = vocoder.to_state(vocoder.stft(wave).abs(), prior)
             t = torch.rand(len(x0), generator=generator, device=x0.device)
             t[: len(t) // 4] = 1 - 0.3 * t[: len(t) // 4]  # few-step samplers live near pure noise
-            loudness = (prior / prior.square().mean((1, 2), keepdim=True).sqrt()).clamp(1e-3, 30)
-            weight = loudness.sqrt()[:, None, :, :-1]
+            weight = loudness_weight(prior)
         losses = self.objective(
             vocoder.denoiser, x0, generator=generator, weight=weight, t=t, prior=prior, context=context
         )
@@ -212,3 +208,58 @@ class SpectralTask(nn.Module):
         steps = self.steps[int(choice)]
         estimate: Tensor = self.vocoder(noise, conditions, steps, wave.shape[1], gradient=self.gradient)
         return estimate
+
+
+class SketchTask(nn.Module):
+    """Teach a vocoder's sketch what its denoiser makes of no noise: an evaluation of many blocks in few (distillation).
+
+    The denoiser's answer at the highest noise level is the expected state. It varies less than the recordings do, so
+    that a shallow network comes near it soon.
+
+    Parameters
+    ----------
+    vocoder : SpectralVocoder
+        With a sketch, which alone learns.
+    variety : float in [0, 1]
+        Share of batches whose mel has another definition than the model's own.
+
+    Raises
+    ------
+    InputError
+        The vocoder has no sketch.
+    """
+
+    def __init__(self, vocoder: SpectralVocoder, variety: float = 0.5) -> None:
+        super().__init__()
+        if vocoder.sketch is None:
+            raise InputError(
+                "vocoder without a sketch must get one to be taught; build it with SpectralVocoder(sketch=...)"
+            )
+        self.vocoder, self.variety = vocoder, variety
+
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Loss of a batch with ``wave`` (B, samples): squared error of states, louder bins counting more."""
+        vocoder, wave = self.vocoder, batch["wave"]
+        assert vocoder.sketch is not None
+        teacher = vocoder.denoiser.network
+        assert isinstance(teacher, MagnitudeNet)
+        with torch.no_grad():
+            told = varied_conditions(vocoder, wave, self.variety, generator)
+            wanted = teacher.regress(told.prior, told.context)
+        error = (vocoder.sketch.regress(told.prior, told.context) - wanted).square()
+        return {"loss": (loudness_weight(told.prior) * error).mean()}
+
+
+def varied_conditions(
+    vocoder: SpectralVocoder, wave: Tensor, variety: float, generator: torch.Generator
+) -> Conditions:
+    """What the networks are told of ``wave`` (B, samples), a ``variety`` of times by a random mel definition."""
+    spec = random_mel_spec(generator, vocoder.mel, variety)
+    sound = torchaudio.functional.resample(wave, vocoder.stft.sample_rate, spec.sample_rate)
+    return vocoder.conditions(spec(sound), spec, frames=vocoder.stft.frames(wave.shape[1]))
+
+
+def loudness_weight(prior: Tensor) -> Tensor:
+    """Weights (B, 1, T, K-1) of errors in states: the root of how loud the prior (B, T, K) is, over all of an item."""
+    loudness = (prior / prior.square().mean((1, 2), keepdim=True).sqrt()).clamp(1e-3, 30)
+    return loudness.sqrt()[:, None, :, :-1]

@@ -7,6 +7,8 @@ Trainings, one after the other, each resumable:
    waveform losses (the sampler is unrolled in training), the denoising loss staying on as a second term. One
    evaluation is trained beside two and three: the phase network learns to do without a sampled magnitude too.
 3. ``RUN/adversarial``, if ``adversarial_steps`` says so: as 2, with a critic of spectra that learns beside them.
+4. ``RUN/sketch`` and ``RUN/sketch_unrolled``, if ``sketch_steps`` says so: while the others stay as they are, a shallow
+   network learns what the denoiser makes of no noise, and then, by one evaluation of the whole, with the losses of 2.
 
 With ``init`` the first is left out and the second goes on from a model's weights, whose mean with what it comes to can
 be better than either (``average``). The model folder is ``RUN/model``.
@@ -17,6 +19,7 @@ Run it with one of
     mmdiff run spectral_vocoder.continued                # go on training what is shipped
     mmdiff run spectral_vocoder.deeper                   # the same with a deeper phase network
     mmdiff run spectral_vocoder.averaged                 # go on, and take the mean of both ends
+    mmdiff run spectral_vocoder.sketched                 # go on with a sketch of the magnitude for one evaluation
     mmdiff run spectral_vocoder.unseen                   # the same with two speakers held out
     mmdiff run spectral_vocoder.ljspeech --data LJSpeech-1.1
     mmdiff run spectral_vocoder --resume true            # go on after an interruption
@@ -35,11 +38,11 @@ from mmdiff.audio.datasets.layouts import Clip, find_train_valid
 from mmdiff.audio.evaluation.validation import vocoder_validation
 from mmdiff.audio.magnitude import MagnitudeNet
 from mmdiff.audio.mel import MelSpec
-from mmdiff.audio.networks.spectral import deepened
+from mmdiff.audio.networks.spectral import deepened, thinned
 from mmdiff.audio.phase import PhaseNet
 from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stft import Stft
-from mmdiff.audio.tasks import SpectralTask
+from mmdiff.audio.tasks import SketchTask, SpectralTask
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.errors import InputError
 from mmdiff.hub import load_as, save_model
@@ -81,6 +84,9 @@ def main(
     adversarial_rate: float = 1e-4,
     adversarial: float = 0.02,
     critic_rate: float = 4e-4,
+    sketch_steps: tuple[int, int] = (0, 0),
+    sketch_rates: tuple[float, float] = (1.5e-3, 5e-4),
+    sketch_depth: int = 2,
     variety: float = 0.5,
     average: float = 0.0,
     ema: float = 0.998,
@@ -132,6 +138,9 @@ def main(
         adversarial_rate: Its peak learning rate.
         adversarial: Weight of the critic's judgement in it.
         critic_rate: Peak learning rate of the critic.
+        sketch_steps: Updates of the sketch, first towards the denoiser's answer, then of sound; (0, 0) leaves them out.
+        sketch_rates: Their peak learning rates.
+        sketch_depth: Its blocks, where ``init`` has no sketch to go on from. They begin as blocks of the denoiser.
         variety: Share of batches with another mel definition than the model's own.
         average: Share of the weights of ``init`` in those of the finished model: 0.5 takes the mean of where trainings
             began and ended (Wortsman et al. 2022, arXiv:2203.05482).
@@ -159,7 +168,8 @@ def main(
     if phase_depth is None:
         phase_depth = depth if begun is None else len(begun.phase.network.blocks)
     phase = PhaseNet(stft, **{**network, "depth": phase_depth})
-    vocoder = SpectralVocoder(stft, mel, magnitude, phase, iterations, final_steps, corrections)
+    sketch = begun.sketch if begun is not None else None
+    vocoder = SpectralVocoder(stft, mel, magnitude, phase, iterations, final_steps, corrections, sketch)
     if begun is not None:
         tensors = deepened(named_tensors(vocoder), named_tensors(begun))
         tensors = {
@@ -174,7 +184,7 @@ def main(
         valid, other_steps=sorted({1, *unrolled_steps} - {final_steps}), device=device, dtype=dtype
     )
 
-    def train_stage(name: str, task: SpectralTask, **settings: Any) -> None:
+    def train_stage(name: str, task: SpectralTask | SketchTask, **settings: Any) -> None:
         trainer = Trainer(
             run_dir / name,
             task,
@@ -217,9 +227,34 @@ def main(
         with torch.no_grad():
             for name, tensor in named_tensors(vocoder).items():
                 tensor.lerp_(tensors[name].to(tensor), average)
-    finished = SpectralVocoder(stft, mel, magnitude, phase, final_iterations, final_steps, corrections)
+
+    if any(sketch_steps):
+        vocoder.requires_grad_(False)
+        if vocoder.sketch is None:
+            vocoder.sketch = begun_sketch(magnitude, MagnitudeNet(stft, **{**network, "depth": sketch_depth}))
+            set_compute_dtype(vocoder, pick_compute_dtype(pick_device(device), dtype))
+        vocoder.sketch.requires_grad_(True)
+        distilled = {"steps": sketch_steps[0], "batch_size": batch_size, "learning_rate": sketch_rates[0]}
+        if sketch_steps[0]:
+            train_stage("sketch", SketchTask(vocoder, variety), **distilled)
+        crops.seed += 1
+        if sketch_steps[1]:
+            task = SpectralTask(vocoder, 0.0, 1.0, **{**unrolled, "steps": (1,)})
+            settings = {**settings, "steps": sketch_steps[1], "learning_rate": sketch_rates[1], "parts": {}}
+            train_stage("sketch_unrolled", task, **settings)
+    finished = SpectralVocoder(
+        stft, mel, magnitude, phase, final_iterations, final_steps, corrections, vocoder.sketch
+    )
     folder = save_model(finished, run_dir / "model")
     print(f"saved {folder}; measure it: mmdiff evaluate RECORDINGS --model {folder}")
+
+
+def begun_sketch(magnitude: MagnitudeNet, sketch: MagnitudeNet) -> MagnitudeNet:
+    """Begin a sketch as some of the blocks of the denoiser's network, evenly chosen."""
+    tensors = thinned(named_tensors(sketch), named_tensors(magnitude))
+    own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    assign_tensors(sketch, own, source="the denoiser")
+    return sketch
 
 
 def without_speakers(clips: list[Clip], names: tuple[str, ...]) -> list[Clip]:

@@ -13,12 +13,12 @@ from mmdiff.audio.evaluation.baselines import without_network
 from mmdiff.audio.magnitude import MagnitudeNet
 from mmdiff.audio.mel import preset
 from mmdiff.audio.mel.variety import random_mel_spec
-from mmdiff.audio.networks.spectral import deepened
+from mmdiff.audio.networks.spectral import deepened, thinned
 from mmdiff.audio.noise import frame_noise
 from mmdiff.audio.phase import PhaseNet
 from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stft import Stft
-from mmdiff.audio.tasks import SpectralTask
+from mmdiff.audio.tasks import SketchTask, SpectralTask
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.errors import InputError
 from mmdiff.registry import from_config, to_config
@@ -29,10 +29,18 @@ STFT = Stft()
 MEL = preset("mmdiff-16k")
 
 
-def small_model(iterations: int = 4, corrections: tuple[int, ...] = (0, 1)) -> SpectralVocoder:
+def small_model(
+    iterations: int = 4, corrections: tuple[int, ...] = (0, 1), sketch: int = 0
+) -> SpectralVocoder:
+    """With a sketch of so many of the magnitude's two blocks, if any."""
     torch.manual_seed(0)
     networks = (MagnitudeNet(STFT, channels=16, depth=2), PhaseNet(STFT, channels=16, depth=2))
-    model = SpectralVocoder(STFT, MEL, *networks, iterations, corrections=corrections)
+    shallow = MagnitudeNet(STFT, channels=16, depth=sketch) if sketch else None
+    if shallow is not None:
+        assign_tensors(
+            shallow, thinned(named_tensors(shallow), named_tensors(networks[0])), source="magnitude"
+        )
+    model = SpectralVocoder(STFT, MEL, *networks, iterations, corrections=corrections, sketch=shallow)
     with torch.no_grad():  # corrections that matter
         model.phase.network.write.weight.mul_(20)
     return model.eval()
@@ -121,14 +129,17 @@ def test_the_noise_that_a_sampler_adds_is_of_its_seed_and_place_too(vocoder, mon
     assert distance(make(1), alone) < 1e-3
 
 
-@pytest.mark.parametrize("corrections", [(0, 1), (1, 1, 2)])
-def test_windows_give_what_the_whole_gives(monkeypatch, corrections):
+@pytest.mark.parametrize(
+    ("steps", "settings"),
+    [(3, {}), (3, {"corrections": (1, 1, 2)}), (1, {"corrections": (1,), "sketch": 2})],
+)
+def test_windows_give_what_the_whole_gives(monkeypatch, steps, settings):
     """Six windows against one: the same waveform to -60 dB, no seam at the joints."""
-    vocoder = Vocoder(small_model(8, corrections), device="cpu", dtype="float32")
+    vocoder = Vocoder(small_model(8, **settings), device="cpu", dtype="float32")
     mel = vocoder.mel(sound(16_000 * 13), 16_000)
-    whole = vocoder(mel, steps=3)
+    whole = vocoder(mel, steps=steps)
     monkeypatch.setattr(windows, "WINDOW", 128)
-    blocks = list(vocoder.blocks(mel, steps=3))
+    blocks = list(vocoder.blocks(mel, steps=steps))
     assert len(blocks) == mel.shape[-1] // 128 == 6
     cut = torch.cat(blocks, -1)
     assert cut.shape == whole.shape
@@ -196,6 +207,58 @@ def test_one_evaluation_can_correct_what_the_pipeline_makes_without_networks():
     assert float((expected - other).abs().amax()) > 1e-3
 
 
+def test_a_sketch_of_all_blocks_is_the_denoiser_without_noise():
+    model = small_model(corrections=(1, 1), sketch=2)
+    vocoder = Vocoder(model, device="cpu", dtype="float32")
+    mel = MEL(sound(8192))
+    one = vocoder(mel, steps=1)
+    torch.testing.assert_close(one, vocoder(mel, steps=2, temperature=0.0), atol=1e-5, rtol=0)
+    assert float((one - vocoder(mel, steps=2, seed=0)).abs().amax()) > 1e-3
+    model.sketch = None
+    assert float((one - vocoder(mel, steps=1)).abs().amax()) > 1e-3
+    with pytest.raises(InputError, match="with a sketch must begin with 1"):
+        small_model(corrections=(0, 1), sketch=2)
+
+
+def test_a_sketch_learns_from_the_denoiser_alone():
+    batch = {"wave": torch.cat([sound(8192, seed) for seed in range(2)])}
+    whole = SketchTask(small_model(corrections=(1, 1), sketch=2), variety=0.0)
+    assert float(whole(batch, torch.Generator())["loss"].detach()) < 1e-10
+    model = small_model(corrections=(1, 1), sketch=1)
+    loss = SketchTask(model, variety=0.0)(batch, torch.Generator())["loss"]
+    conditions = model.conditions(MEL(batch["wave"]), MEL, STFT.frames(8192))
+    states = [
+        net.regress(conditions.prior, conditions.context) for net in (model.sketch, model.denoiser.network)
+    ]
+    root = conditions.prior[:, None, :, :-1]
+    loudness = (
+        root
+        / root.new_tensor([float(p.square().mean().sqrt()) for p in conditions.prior])[:, None, None, None]
+    )
+    wanted = (loudness.clamp(1e-3, 30).sqrt() * (states[0] - states[1]).square()).mean()
+    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=0)
+    loss.backward()
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == {
+        f"sketch.{name}" for name, _ in model.sketch.named_parameters()
+    }
+    with pytest.raises(InputError, match="without a sketch"):
+        SketchTask(small_model())
+
+
+def test_blocks_of_a_shallower_network_are_evenly_chosen():
+    nets = {depth: MagnitudeNet(STFT, channels=4, depth=depth) for depth in (1, 3, 5)}
+    for depth, chosen in {1: [0], 3: [0, 2, 4], 5: [0, 1, 2, 3, 4]}.items():
+        taken = thinned(named_tensors(nets[depth]), named_tensors(nets[5]))
+        assert taken.keys() == named_tensors(nets[depth]).keys()
+        for place, number in enumerate(chosen):
+            ours, theirs = (
+                taken[f"network.blocks.{place}.widen.weight"],
+                nets[5].network.blocks[number].widen.weight,
+            )
+            assert ours is theirs
+        assert taken["network.write.weight"] is nets[5].network.write.weight
+
+
 def test_a_schedule_wants_an_evaluation_of_the_sampler():
     vocoder = Vocoder(small_model(corrections=(1, 1, 2)), device="cpu")
     assert len(vocoder.sampling(1).grid) == 1
@@ -256,12 +319,13 @@ def test_a_deeper_model_begins_as_the_one_that_it_goes_on_from():
 
 
 def test_models_survive_their_config():
-    model = small_model(corrections=(1, 1, 2))
+    model = small_model(corrections=(1, 1, 2), sketch=1)
     twin = from_config(to_config(model))
     twin.load_state_dict(model.state_dict())
     mel = torch.randn(1, 80, 12) - 5
-    ours, theirs = (Vocoder(m, device="cpu", dtype="float32")(mel) for m in (model, twin.eval()))
-    torch.testing.assert_close(ours, theirs)
+    for steps in (1, 2):
+        ours, theirs = (Vocoder(m, "cpu", "float32")(mel, steps=steps) for m in (model, twin.eval()))
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_training_lowers_both_losses():

@@ -7,7 +7,8 @@ all of them; a learned bias per band and a pooled view of the whole spectrum tel
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -188,6 +189,34 @@ def deepened(deeper: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dic
     new = {name: tensor for name, tensor in deeper.items() if ".blocks." in name and name not in tensors}
     closed = {name: torch.zeros_like(tensor) for name, tensor in new.items() if name.endswith(".gate")}
     return {**tensors, **new, **closed}
+
+
+def thinned(shallower: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a model's tensors, by name, take those that one of fewer blocks begins with: blocks are evenly chosen.
+
+    What it then computes is near enough to the model for a distillation to begin with.
+
+    Raises
+    ------
+    InputError
+        The one has no blocks, or more than the model.
+    """
+    depth, kept = (_depth(names) for names in (tensors, shallower))
+    if not 1 <= kept <= depth:
+        raise InputError(f"depth={kept} must be at least 1 and at most {depth}, the blocks that there are")
+    places = [round(place * (depth - 1) / max(1, kept - 1)) for place in range(kept)]
+    return {
+        name: tensors[_BLOCK.sub(lambda found: f"blocks.{places[int(found[1])]}.", name)]
+        for name in shallower
+    }
+
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
+
+
+def _depth(names: Iterable[str]) -> int:
+    """Count the blocks that tensors of these names are of."""
+    return len({found[1] for name in names if (found := _BLOCK.search(name))})
 
 
 def _fourier(level: Tensor, frequencies: int = 32, highest: float = 200.0) -> Tensor:
