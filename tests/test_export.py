@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -190,15 +191,26 @@ def test_what_cannot_be_exported_is_refused(diffwave, tmp_path):
         export(diffwave, tmp_path, format="pt2")
 
 
-@pytest.fixture(scope="module")
-def spectral() -> SpectralVocoder:
+def spectral_vocoder(*kinds: type, **settings: Any) -> SpectralVocoder:
+    """Of networks of these kinds: magnitude, phase and maybe sketch."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         stft = Stft(16_000, 256, 64)
-        sizes = {"context": 20, "channels": 8, "depth": 1, "bands": 8, "overlap": 2}
+        networks = [kind(stft, context=20, channels=8, depth=1, bands=8, overlap=2) for kind in kinds]
         mel = MelSpec(16_000, 256, 256, 64, n_mels=20)
-        model = SpectralVocoder(stft, mel, MagnitudeNet(stft, **sizes), PhaseNet(stft, **sizes), iterations=2)
+        sketch = {"sketch": networks[2]} if len(networks) > 2 else {}
+        model = SpectralVocoder(stft, mel, *networks[:2], iterations=2, **sketch, **settings)
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def spectral() -> SpectralVocoder:
+    return spectral_vocoder(MagnitudeNet, PhaseNet)
+
+
+@pytest.fixture(scope="module")
+def sketched() -> SpectralVocoder:
+    return spectral_vocoder(MagnitudeNet, PhaseNet, MagnitudeNet, corrections=(1, 1))
 
 
 def test_the_shortest_length_stated_is_the_least_that_is_reflected_at_its_ends(spectral):
@@ -219,11 +231,14 @@ def test_network_at_frame_rate_is_a_program_of_three_frames_and_more(frames, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "pt2"])
-def test_whole_spectral_vocoder_is_exported(format, spectral, tmp_path):
-    facts = export(spectral, tmp_path / f"tiny.{format}", format=format)
+@pytest.mark.parametrize(
+    ("format", "model", "steps"), [("onnx", "spectral", 2), ("pt2", "spectral", 2), ("onnx", "sketched", 1)]
+)
+def test_whole_spectral_vocoder_is_exported(format, model, steps, request, tmp_path):
+    model = request.getfixturevalue(model)
+    facts = export(model, tmp_path / f"tiny.{format}", steps=steps, format=format)
     assert facts["check"]["decibels"] > 40
-    graph = make_graph(spectral, 2)
+    graph = make_graph(model, steps)
     for batch, frames in ((1, 5), (3, 70)):
         with torch.no_grad():
             assert compare(graph, tmp_path / f"tiny.{format}", format, batch, frames).decibels > 40

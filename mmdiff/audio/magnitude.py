@@ -67,4 +67,4 @@ class MagnitudeNet(nn.Module):
     def regress(self, prior: Tensor, context: Tensor) -> Tensor:
         """Answer (B, 1, T, K-1) at the highest noise level to no noise at all, where the answer is the clean state."""
         nothing = torch.zeros_like(prior)[:, None, :, :-1]
-        return self(nothing, torch.ones(len(prior), device=prior.device), prior, context)
+        return self(nothing, torch.ones(prior.shape[0], device=prior.device), prior, context)
