@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdiff.diffusion.adversarial import (
+    Critic,
     Step,
     draw_step,
     gradient_penalty,
@@ -51,6 +53,10 @@ class DenoisingGAN(nn.Module):
     begin : int >= 0
         Batches by this distance alone (by its value, if the weight is 0), before there is a critic: one that judges
         noise teaches little (as in Yamamoto et al. 2020, arXiv:1910.11480, section 3.2).
+    guide : nn.Module, optional
+        ``guide(x, t, **cond) -> x0``, a denoiser that is trained already and stays as it is. What it makes of x_s the
+        critic is shown beside it, as ``planes``, and so it sees through the noise from the first batch on (as critics
+        of trained features do: Sauer et al. 2021, arXiv:2111.01007).
     read : callable, optional
         ``read(batch, generator) -> (x0, cond, shown)``: data (B, C, *space), what the generator is told and what the
         critic is shown, as keywords. By default the batch is x0.
@@ -94,6 +100,7 @@ class DenoisingGAN(nn.Module):
         every: int = 16,
         distance: float = 0.0,
         begin: int = 0,
+        guide: nn.Module | None = None,
         read: Callable[[Any, torch.Generator], tuple[Tensor, Mapping[str, Any], Mapping[str, Any]]]
         | None = None,
     ) -> None:
@@ -106,6 +113,7 @@ class DenoisingGAN(nn.Module):
         if distance < 0 or begin < 0:
             raise InputError(f"distance={distance} and begin={begin} must be at least 0; 0 is without")
         self.denoiser, self.critic = denoiser, critic
+        self.guide = None if guide is None else guide.requires_grad_(False)
         self.schedule, self.grid, self.latents = schedule, check_grid(grid), latents
         self.penalty, self.every, self.read = penalty, every, read
         self.distance, self.begin = distance, begin
@@ -140,7 +148,8 @@ class DenoisingGAN(nn.Module):
         number = int(self.calls)  # waits for a GPU, once an update
         self.calls += 1
         alone = number < self.begin
-        losses = self._wait() if alone else self.judge(made, step, generator, shown, number % self.every == 0)
+        turn = number % self.every == 0
+        losses = self._wait() if alone else self.judge(made, step, generator, cond, shown, penalise=turn)
         weight = self.distance or float(alone)
         if weight == 0:
             return losses
@@ -156,19 +165,27 @@ class DenoisingGAN(nn.Module):
         """Draw steps of data, and what the generator makes of their noisy ends."""
         step = draw_step(self.schedule, self.grid, x0, generator)
         z = draw_noise((len(x0), self.latents), x0, generator)
-        return self.denoiser(step.x_t, _told(step), z=z, **cond), step
+        return self.denoiser(step.x_t, _told(step.t, step), z=z, **cond), step
 
     def judge(
-        self, made: Tensor, step: Step, generator: torch.Generator, shown: Mapping[str, Any], penalise: bool
+        self,
+        made: Tensor,
+        step: Step,
+        generator: torch.Generator,
+        cond: Mapping[str, Any],
+        shown: Mapping[str, Any],
+        *,
+        penalise: bool,
     ) -> dict[str, Tensor]:
         """Losses of both players when the generator made x0 of steps, with the penalty where it is its turn."""
-        t = _told(step)
-        x_s = reverse_step(self.schedule, step, made, generator)
-        deceived = logistic_generator(frozen(self.critic)(x_s, step.x_t, t, **shown))
+        rest = (step.x_t, _told(step.t, step))
+        data = self._seen(step.x_s, step, cond)
+        drawn = self._seen(reverse_step(self.schedule, step, made, generator), step, cond)
+        deceived = logistic_generator(_score(frozen(self.critic), drawn, *rest, **shown))
         critical = logistic_critic(
-            self.critic(step.x_s, step.x_t, t, **shown), self.critic(x_s.detach(), step.x_t, t, **shown)
+            _score(self.critic, data, *rest, **shown), _score(self.critic, drawn.detach(), *rest, **shown)
         )
-        penalty = self._penalty(step.x_s, step.x_t, t, shown) if penalise else deceived.new_zeros(())
+        penalty = self._penalty(data, *rest, **shown) if penalise else deceived.new_zeros(())
         losses = {"deceived": deceived.detach(), "critical": critical.detach(), "penalty": penalty.detach()}
         return {"loss": deceived + critical + penalty, **losses}
 
@@ -176,13 +193,28 @@ class DenoisingGAN(nn.Module):
         # Distributed training wants to see all parameters.
         return {"loss": torch.stack([p.sum() for p in self.critic.parameters()]).sum() * 0.0}
 
-    def _penalty(self, x_s: Tensor, x_t: Tensor, t: Tensor, shown: Mapping[str, Any]) -> Tensor:
+    def _seen(self, x_s: Tensor, step: Step, cond: Mapping[str, Any]) -> Tensor:
+        """x_s, and in further channels what the guide makes of it, if there is one; data are left as they are."""
+        if self.guide is None:
+            return x_s
+        noisy = step.s > 0
+        clean = self.guide(x_s, _told(torch.where(noisy, step.s, step.t), step), **cond)
+        chosen = torch.where(noisy.view(-1, *(1,) * (x_s.ndim - 1)), clean.to(x_s.dtype), x_s)
+        return torch.cat([x_s, chosen], 1)
+
+    def _penalty(self, data: Tensor, *rest: Tensor, **shown: Any) -> Tensor:
         if self.penalty == 0:
-            return x_s.new_zeros(())
-        squares = gradient_penalty(self.critic, x_s, x_t, t, **shown)
+            return data.new_zeros(())
+        squares = gradient_penalty(functools.partial(_score, self.critic), data, *rest, **shown)
         return self.every * self.penalty / 2 * squares.mean()
 
 
-def _told(step: Step) -> Tensor:
-    """Times of the noisy ends, as networks are told them."""
-    return step.t.to(torch.promote_types(step.x_t.dtype, torch.float32))
+def _score(critic: Critic, seen: Tensor, x_t: Tensor, t: Tensor, **shown: Any) -> Tensor:
+    """Call a critic with what :meth:`DenoisingGAN._seen` gave."""
+    x_s, planes = seen.tensor_split([x_t.shape[1]], 1)
+    return critic(x_s, x_t, t, **shown, **({"planes": planes} if planes.shape[1] else {}))
+
+
+def _told(times: Tensor, step: Step) -> Tensor:
+    """Times as networks are told them."""
+    return times.to(torch.promote_types(step.x_t.dtype, torch.float32))

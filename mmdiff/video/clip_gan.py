@@ -22,7 +22,7 @@ class CaptionCritic(nn.Module):
     Parameters
     ----------
     critic : StepCritic
-        Of ``dims=3``, told a vector.
+        Of ``dims=3``, told a vector; with ``planes`` where there is a guide.
     captions : CaptionEncoder
         As wide as that vector, of the model's vocabulary.
     """
@@ -31,10 +31,12 @@ class CaptionCritic(nn.Module):
         super().__init__()
         self.critic, self.captions = critic, captions
 
-    def forward(self, x_s: Tensor, x_t: Tensor, t: Tensor, *, caption: Tensor) -> Tensor:
+    def forward(
+        self, x_s: Tensor, x_t: Tensor, t: Tensor, *, caption: Tensor, planes: Tensor | None = None
+    ) -> Tensor:
         """Score steps (B, C, F, H, W) of clips with captions' ids (B, length): shape (B,)."""
         vector = self.captions(caption, x_s).vector[:, 0]
-        score: Tensor = self.critic(x_s, x_t, t, vector=vector)
+        score: Tensor = self.critic(x_s, x_t, t, planes, vector)
         return score
 
 
@@ -50,7 +52,8 @@ class ClipGAN(DenoisingGAN):
     drop : float in [0, 1]
         Share of clips that both players are told nothing of, so that clips can be made without a caption too.
     **rules
-        ``penalty``, ``every``, ``distance`` and ``begin`` of :class:`mmdiff.training.denoising_gan.DenoisingGAN`.
+        ``penalty``, ``every``, ``distance``, ``begin`` and ``guide`` of
+        :class:`mmdiff.training.denoising_gan.DenoisingGAN`.
 
     Raises
     ------

@@ -7,19 +7,20 @@ folder is ``RUN/model``. Run it with one of
     mmdiff run clips_gan.tiny                         # seconds; shows that everything works
     mmdiff run clips_gan                              # half an hour of one thread; again, to go on if interrupted
     mmdiff run clips_gan --plain true --run_dir runs/clips_gan.plain
-    mmdiff run clips_gan.continued                    # the generator goes on from that plain model
+    mmdiff run clips_gan.continued                    # goes on from that plain model, which guides the critic too
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mmdiff.devices import pick_compute_dtype, pick_device, set_compute_dtype
 from mmdiff.diffusion.schedules import BetaTable, vp_betas
 from mmdiff.diffusion.times import TablePoints
-from mmdiff.hub import load_model, save_model
+from mmdiff.hub import load_as, load_model, save_model
 from mmdiff.nn.critic import StepCritic
 from mmdiff.training import Part, Trainer, load_weights
 from mmdiff.training.budget import Stopwatch, train_for
@@ -38,6 +39,7 @@ def main(
     run_dir: Path = Path("runs/clips_gan"),
     plain: bool = False,
     init: str | None = None,
+    guide: str | None = None,
     steps: int = 4,
     size: int = 32,
     frames: int = 8,
@@ -71,6 +73,7 @@ def main(
         plain: No generator and no critic: the network learns the mean of the clips at the same steps.
         init: Model to begin from, trained with ``plain`` or without: a folder. What a random vector does is learned
             anew where it had none.
+        guide: Model trained with ``plain`` whose estimates of clean clips the critic is shown: a folder.
         steps: From noise to clips.
         size: Height and width in pixels, a multiple of 32.
         frames: Length of clips.
@@ -128,9 +131,13 @@ def main(
     if plain:
         task = ClipTask(model, drop=drop, times=TablePoints(steps))
     else:
-        judge = StepCritic(3, 3, critic_widths, vector=words, patch=(1, patch, patch))
-        reader = CaptionCritic(judge, CaptionEncoder(vocabulary, words))
-        task = ClipGAN(model, reader, drop, penalty=penalty, every=every, distance=distance, begin=begin)
+        rules: dict[str, Any] = {"penalty": penalty, "every": every, "distance": distance, "begin": begin}
+        if guide:
+            knowing = load_as(ClipModel, guide)
+            set_compute_dtype(knowing, pick_compute_dtype(pick_device(device), dtype))
+            rules["guide"] = knowing.denoiser
+        judge = StepCritic(3, 3, critic_widths, planes=3 * bool(guide), vector=words, patch=(1, patch, patch))
+        task = ClipGAN(model, CaptionCritic(judge, CaptionEncoder(vocabulary, words)), drop, **rules)
     watch = Stopwatch(task)
 
     def make_trainer(updates: int) -> Trainer:

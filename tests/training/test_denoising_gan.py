@@ -144,6 +144,41 @@ def test_the_lazy_penalty_is_the_diligent_one_on_average() -> None:
     assert diligent[0] == pytest.approx(PENALTY / 2 * float(squares.mean().detach()))
 
 
+def test_a_guide_shows_the_critic_clean_data_and_passes_gradients_on() -> None:
+    guide = Layers(3, 2, 3)
+    players = game(guide=guide, every=1)
+    players.critic = Layers(7, 1, 2)
+    x0 = torch.stack([Pairs()[n] for n in range(16)])
+    losses = players(x0, torch.Generator().manual_seed(0))
+    losses["loss"].backward()
+
+    generator = torch.Generator().manual_seed(0)
+    step = draw_step(SCHEDULE, GRID, x0, generator)
+    assert {float(s) for s in step.s} >= {0.0, 2 / 3}
+    told, z = step.t.float(), torch.randn(16, 2, generator=generator)
+    made = reverse_step(SCHEDULE, step, players.denoiser(step.x_t, told, z=z), generator)
+
+    def clean(x_s: Tensor) -> Tensor:
+        return torch.where(step.s[:, None] > 0, guide(x_s, step.s.float()), x_s)
+
+    def score(x_s: Tensor, planes: Tensor) -> Tensor:
+        return players.critic(x_s, step.x_t, told, planes=planes)
+
+    deceived = logistic_generator(score(made, clean(made)))
+    torch.testing.assert_close(losses["deceived"], deceived.detach())
+    for own in ("denoiser", "critic"):
+        if own == "critic":
+            real = (step.x_s.clone().requires_grad_(), clean(step.x_s).detach().requires_grad_())
+            slopes = torch.autograd.grad(score(*real).sum(), real, create_graph=True)
+            penalty = PENALTY / 2 * sum(slope.square().sum(1) for slope in slopes).mean()
+            torch.testing.assert_close(losses["penalty"], penalty.detach())
+            deceived = penalty + logistic_critic(score(*real), score(made.detach(), clean(made.detach())))
+        parameters = list(getattr(players, own).parameters())
+        for parameter, grad in zip(parameters, torch.autograd.grad(deceived, parameters), strict=True):
+            torch.testing.assert_close(parameter.grad, grad)
+    assert all(parameter.grad is None for parameter in guide.parameters())
+
+
 @pytest.mark.parametrize("weight", [0.0, 5.0])
 def test_the_critic_waits_while_the_generator_learns_by_the_distance_alone(weight: float) -> None:
     x0, waiting = torch.stack([Pairs()[n] for n in range(8)]), game(begin=2, distance=weight)

@@ -167,6 +167,19 @@ def test_the_squared_error_counts_where_the_clip_shows_and_reaches_the_generator
     assert found < 1e-3 * more["distance"]
 
 
+def test_a_guide_is_told_the_caption_and_stays_as_it_is():
+    guide, told = model(latents=0).denoiser, []
+    critic = CaptionCritic(StepCritic(3, 3, (4, 8), planes=3, vector=16), CaptionEncoder(WORDS, 16, depth=0))
+    players = ClipGAN(model(), critic, drop=0.0, guide=guide)
+    guide.register_forward_pre_hook(lambda _, args, kwargs: told.append(kwargs), with_kwargs=True)
+    batch = collate_clips([Clips()[n] for n in range(3)])
+    players(batch, torch.Generator().manual_seed(0))["loss"].backward()
+    assert all(torch.equal(call["caption"], players.model.caption_ids(batch["caption"])) for call in told)
+    assert len(told) == 2  # of data, and of what was made
+    assert all(parameter.grad is None for parameter in guide.parameters())
+    assert float(players.model.network.network.write.weight.grad.abs().max()) > 0
+
+
 def test_the_critic_reads_the_caption_and_some_items_have_none():
     players = game()
     x, ids = torch.zeros(2, 3, 3, 8, 8), players.model.caption_ids([SEVEN, None])
@@ -204,5 +217,7 @@ def test_a_generator_goes_on_from_a_plain_model(tmp_path, monkeypatch):
     known, made = (load_model(tmp_path / name / "model").state_dict() for name in ("plain", "game"))
     assert all(torch.equal(made[name], tensor) for name, tensor in known.items())
     assert {name.split(".")[3] for name in made.keys() - known.keys()} == {"z"}
+    run_recipe("clips_gan.tiny", ["--run_dir", "guided", "--init", "plain/model", "--guide", "plain/model"])
+    assert load_model(tmp_path / "guided" / "model").state_dict().keys() == made.keys()
     with pytest.raises(CheckpointError, match="plain/model does not fit ClipModel"):
         run_recipe("clips_gan.tiny", ["--run_dir", "other", "--init", "plain/model", "--words", "64"])
