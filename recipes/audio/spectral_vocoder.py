@@ -7,8 +7,8 @@ Trainings, one after the other, each resumable:
    waveform losses (the sampler is unrolled in training), the denoising loss staying on as a second term. One
    evaluation is trained beside two and three: the phase network learns to do without a sampled magnitude too.
 3. ``RUN/adversarial``, if ``adversarial_steps`` says so: as 2, with a critic of spectra that learns beside them.
-4. ``RUN/sketch`` and ``RUN/sketch_unrolled``, if ``sketch_steps`` says so: while the others stay as they are, a shallow
-   network learns what the denoiser makes of no noise, and then, by one evaluation of the whole, with the losses of 2.
+4. ``RUN/sketch``, if ``sketch_steps`` says so: while the others stay as they are, a shallow network learns what the
+   denoiser makes of no noise, for use where one evaluation leaves none to sample.
 
 With ``init`` the first is left out and the second goes on from a model's weights, whose mean with what it comes to can
 be better than either (``average``). The model folder is ``RUN/model``.
@@ -84,8 +84,8 @@ def main(
     adversarial_rate: float = 1e-4,
     adversarial: float = 0.02,
     critic_rate: float = 4e-4,
-    sketch_steps: tuple[int, int] = (0, 0),
-    sketch_rates: tuple[float, float] = (1.5e-3, 5e-4),
+    sketch_steps: int = 0,
+    sketch_rate: float = 1.5e-3,
     sketch_depth: int = 2,
     variety: float = 0.5,
     average: float = 0.0,
@@ -138,8 +138,8 @@ def main(
         adversarial_rate: Its peak learning rate.
         adversarial: Weight of the critic's judgement in it.
         critic_rate: Peak learning rate of the critic.
-        sketch_steps: Updates of the sketch, first towards the denoiser's answer, then of sound; (0, 0) leaves them out.
-        sketch_rates: Their peak learning rates.
+        sketch_steps: Updates of a sketch of the magnitude; 0 leaves them out.
+        sketch_rate: Their peak learning rate.
         sketch_depth: Its blocks, where ``init`` has no sketch to go on from. They begin as blocks of the denoiser.
         variety: Share of batches with another mel definition than the model's own.
         average: Share of the weights of ``init`` in those of the finished model: 0.5 takes the mean of where trainings
@@ -228,20 +228,14 @@ def main(
             for name, tensor in named_tensors(vocoder).items():
                 tensor.lerp_(tensors[name].to(tensor), average)
 
-    if any(sketch_steps):
+    if sketch_steps:
         vocoder.requires_grad_(False)
         if vocoder.sketch is None:
             vocoder.sketch = begun_sketch(magnitude, MagnitudeNet(stft, **{**network, "depth": sketch_depth}))
             set_compute_dtype(vocoder, pick_compute_dtype(pick_device(device), dtype))
         vocoder.sketch.requires_grad_(True)
-        distilled = {"steps": sketch_steps[0], "batch_size": batch_size, "learning_rate": sketch_rates[0]}
-        if sketch_steps[0]:
-            train_stage("sketch", SketchTask(vocoder, variety), **distilled)
-        crops.seed += 1
-        if sketch_steps[1]:
-            task = SpectralTask(vocoder, 0.0, 1.0, **{**unrolled, "steps": (1,)})
-            settings = {**settings, "steps": sketch_steps[1], "learning_rate": sketch_rates[1], "parts": {}}
-            train_stage("sketch_unrolled", task, **settings)
+        distilled = {"steps": sketch_steps, "batch_size": batch_size, "learning_rate": sketch_rate}
+        train_stage("sketch", SketchTask(vocoder, variety), **distilled)
     finished = SpectralVocoder(
         stft, mel, magnitude, phase, final_iterations, final_steps, corrections, vocoder.sketch
     )

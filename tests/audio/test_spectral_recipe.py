@@ -33,15 +33,11 @@ def test_the_mean_of_where_a_training_began_and_ended(clips, tmp_path):
 
 def test_a_sketch_is_added_to_a_model_that_stays_as_it_is(clips, tmp_path):
     given = ["--data", str(clips), "--adversarial_steps", "0"]
-    run_recipe(
-        "spectral_vocoder.tiny", [*given, "--run_dir", str(tmp_path / "first"), "--sketch_steps", "[0,0]"]
-    )
+    run_recipe("spectral_vocoder.tiny", [*given, "--run_dir", str(tmp_path / "first"), "--sketch_steps", "0"])
     begun = load_model(str(tmp_path / "first" / "model"), "cpu")
     assert begun.sketch is None
     on = [*given, "--init", str(tmp_path / "first" / "model"), "--joint_steps", "0"]
-    run_recipe(
-        "spectral_vocoder.tiny", [*on, "--run_dir", str(tmp_path / "second"), "--sketch_rates", "[0.01,0.01]"]
-    )
+    run_recipe("spectral_vocoder.tiny", [*on, "--run_dir", str(tmp_path / "second"), "--sketch_rate", "0.01"])
     made = load_model(str(tmp_path / "second" / "model"), "cpu")
     before, after = named_tensors(begun), named_tensors(made)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
