@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from mmdiff.diffusion.grids import make_grid
 from mmdiff.errors import InputError
 from mmdiff.nn.critic import StepCritic
+from mmdiff.registry import to_config
 from mmdiff.training.denoising_gan import DenoisingGAN
 from mmdiff.video.captions import CaptionEncoder
 from mmdiff.video.model import ClipModel
@@ -51,14 +53,17 @@ class ClipGAN(DenoisingGAN):
         :class:`CaptionCritic`; without ``caption`` for others.
     drop : float in [0, 1]
         Share of clips that both players are told nothing of, so that clips can be made without a caption too.
+    guide : ClipModel, optional
+        A denoiser of the same clips at the same steps, trained already: see
+        :class:`mmdiff.training.denoising_gan.DenoisingGAN`. The critic is shown its clips as ``planes``.
     **rules
-        ``penalty``, ``every``, ``distance``, ``begin`` and ``guide`` of
-        :class:`mmdiff.training.denoising_gan.DenoisingGAN`.
+        ``penalty``, ``every``, ``distance`` and ``begin`` of that class.
 
     Raises
     ------
     InputError
-        The model takes no random vector, or what it clamps would get no gradient.
+        The model takes no random vector, or what it clamps would get no gradient; or the guide takes one, or reads
+        pixels, captions or noise levels otherwise.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class ClipGAN(DenoisingGAN):
         model: ClipModel,
         critic: nn.Module,
         drop: float = 0.1,
+        guide: ClipModel | None = None,
         **rules: Any,
     ) -> None:
         denoiser = model.denoiser
@@ -74,6 +80,9 @@ class ClipGAN(DenoisingGAN):
                 f"latents={model.latents} of the model must be positive, by a LatentCondition, and clamp=False"
             )
         grid = make_grid("uniform", denoiser.schedule, model.steps)
+        if guide is not None:
+            _check_guide(guide, model)
+            rules["guide"] = guide.denoiser
         super().__init__(denoiser, critic, denoiser.schedule, grid, latents=model.latents, **rules)
         self.model, self.drop = model, drop
 
@@ -83,3 +92,31 @@ class ClipGAN(DenoisingGAN):
         captions = self.model.captions
         shown = {} if captions is None else {"caption": cond[captions.name]}
         return self.play(self.model.to_model(batch["video"]), generator, cond, shown)
+
+
+def _check_guide(guide: ClipModel, model: ClipModel) -> None:
+    if guide.latents:
+        raise InputError(
+            f"guide with latents={guide.latents} must be a denoiser, which draws nothing: train one plainly"
+        )
+    for name, read in _READINGS.items():
+        own, other = (read(each) for each in (model, guide))
+        if own != other:
+            said = (
+                f"={other} must have {own},"
+                if len(f"{own}{other}") < 200
+                else " of its own must have that of"
+            )
+            raise InputError(f"guide with {name}{said} the model's; train it by the same recipe")
+
+
+_READINGS: dict[str, Callable[[ClipModel], object]] = {
+    "schedule": lambda model: to_config(model.denoiser.schedule),
+    "channels": lambda model: model.channels,
+    "size": lambda model: model.size,
+    "mean": lambda model: model.mean,
+    "std": lambda model: model.std,
+    "conditions": lambda model: model.conditions,
+    "vocabulary": lambda model: model.captions and model.captions.vocabulary,
+}
+"""What both must agree in."""

@@ -135,7 +135,7 @@ def main(
         if guide:
             knowing = load_as(ClipModel, guide)
             set_compute_dtype(knowing, pick_compute_dtype(pick_device(device), dtype))
-            rules["guide"] = knowing.denoiser
+            rules["guide"] = knowing
         judge = StepCritic(3, 3, critic_widths, planes=3 * bool(guide), vector=words, patch=(1, patch, patch))
         task = ClipGAN(model, CaptionCritic(judge, CaptionEncoder(vocabulary, words)), drop, **rules)
     watch = Stopwatch(task)

@@ -168,16 +168,23 @@ def test_the_squared_error_counts_where_the_clip_shows_and_reaches_the_generator
 
 
 def test_a_guide_is_told_the_caption_and_stays_as_it_is():
-    guide, told = model(latents=0).denoiser, []
+    guide, told = model(latents=0), []
     critic = CaptionCritic(StepCritic(3, 3, (4, 8), planes=3, vector=16), CaptionEncoder(WORDS, 16, depth=0))
     players = ClipGAN(model(), critic, drop=0.0, guide=guide)
-    guide.register_forward_pre_hook(lambda _, args, kwargs: told.append(kwargs), with_kwargs=True)
+    guide.denoiser.register_forward_pre_hook(lambda _, args, kwargs: told.append(kwargs), with_kwargs=True)
     batch = collate_clips([Clips()[n] for n in range(3)])
     players(batch, torch.Generator().manual_seed(0))["loss"].backward()
     assert all(torch.equal(call["caption"], players.model.caption_ids(batch["caption"])) for call in told)
     assert len(told) == 2  # of data, and of what was made
     assert all(parameter.grad is None for parameter in guide.parameters())
     assert float(players.model.network.network.write.weight.grad.abs().max()) > 0
+    for other, message in (
+        (model(), "latents=5 must be a denoiser"),
+        (model(latents=0, schedule=BetaTable(vp_betas(2))), "guide with schedule={.*} must have"),
+        (model(latents=0, mean=0.5), "guide with mean=0.5 must have 0.0, the model's"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ClipGAN(model(), critic, guide=other)
 
 
 def test_the_critic_reads_the_caption_and_some_items_have_none():
