@@ -12,6 +12,9 @@ from mmdiff.audio.prior import Bands
 from mmdiff.audio.stft import Stft
 from mmdiff.registry import register
 
+# Mean and deviation of sqrt(|X| / M) over speech; with them the diffused state has about zero mean, unit variance.
+ROOT_MEAN, ROOT_DEVIATION = 0.9, 0.35
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -29,10 +32,30 @@ class Conditions:
     prior: Tensor
     context: Tensor
 
+    def agreeing(self, magnitude: Tensor, iterations: int = 2) -> Tensor:
+        """Bring a magnitude (B, T, K) to the mel's bands, where they were measured with the STFT's window and hop.
+
+        Only then are they a constraint that can be met exactly; else it stays as it is.
+        """
+        return self.bands.rescale(magnitude, iterations) if self.bands.native else magnitude
+
     def part(self, frames: slice) -> Conditions:
         """The same for a range of frames."""
         bands = self.bands.part(frames.start, frames.stop)
         return Conditions(bands, self.prior[:, frames], self.context[:, frames])
+
+
+def to_state(magnitude: Tensor, prior: Tensor) -> Tensor:
+    """Magnitude (B, T, K) to what is diffused (B, 1, T, K-1); the Nyquist bin is left to the prior."""
+    root = (magnitude / prior).clamp_max(16.0).sqrt()
+    return ((root - ROOT_MEAN) / ROOT_DEVIATION)[:, None, :, :-1]
+
+
+def from_state(state: Tensor, conditions: Conditions) -> Tensor:
+    """Diffused state (B, 1, T, K-1) to a magnitude (B, T, K) that agrees with the mel's bands."""
+    root = (state[:, 0] * ROOT_DEVIATION + ROOT_MEAN).clamp_min(0.02)
+    prior = conditions.prior
+    return conditions.agreeing(torch.cat([root.square() * prior[..., :-1], prior[..., -1:]], -1))
 
 
 @register

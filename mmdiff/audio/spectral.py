@@ -11,10 +11,9 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mmdiff.audio.magnitude import Conditions, MagnitudeNet
+from mmdiff.audio.magnitude import Conditions, MagnitudeNet, from_state
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel.lengths import resampled_length
 from mmdiff.audio.phase import PhaseNet, begun_by, griffin_lim, single_pass_phase
@@ -30,9 +29,6 @@ from mmdiff.diffusion.schedules import LinearFlow
 from mmdiff.diffusion.solver_tools import DenoiserFn, Generators, Stops
 from mmdiff.errors import InputError
 from mmdiff.registry import register
-
-# Mean and deviation of sqrt(|X| / M) over speech; with them the diffused state has about zero mean, unit variance.
-ROOT_MEAN, ROOT_DEVIATION = 0.9, 0.35
 
 
 @register
@@ -102,21 +98,6 @@ class SpectralVocoder(VocoderModel):
         context = context_of(prior, self.pooling)
         return Conditions(bands, prior, context)
 
-    def to_state(self, magnitude: Tensor, prior: Tensor) -> Tensor:
-        """Magnitude (B, T, K) to what is diffused (B, 1, T, K-1); the Nyquist bin is left to the prior."""
-        root = (magnitude / prior).clamp_max(16.0).sqrt()
-        return ((root - ROOT_MEAN) / ROOT_DEVIATION)[:, None, :, :-1]
-
-    def from_state(self, state: Tensor, conditions: Conditions) -> Tensor:
-        """Diffused state (B, 1, T, K-1) to a magnitude (B, T, K) that agrees with the mel's bands."""
-        root = (state[:, 0] * ROOT_DEVIATION + ROOT_MEAN).clamp_min(0.02)
-        prior = conditions.prior
-        return self._agreeing(torch.cat([root.square() * prior[..., :-1], prior[..., -1:]], -1), conditions)
-
-    def _agreeing(self, magnitude: Tensor, conditions: Conditions, iterations: int = 2) -> Tensor:
-        # Only a mel measured with this very window and hop is a constraint that can be met exactly.
-        return conditions.bands.rescale(magnitude, iterations) if conditions.bands.native else magnitude
-
     def draw_magnitude(
         self,
         source: Callable[[], Tensor],
@@ -164,12 +145,12 @@ class SpectralVocoder(VocoderModel):
         info = SAMPLERS[sampler]
         options = info.noise_options(temperature)
         state = info.fn(denoise, noise, grid.to(noise.device), schedule, generator=generator, **options)
-        return self.from_state(state, conditions)
+        return from_state(state, conditions)
 
     def _unsampled(self, conditions: Conditions) -> Tensor:
         if self.sketch is None:
-            return self._agreeing(conditions.prior, conditions)
-        return self.from_state(self.sketch.regress(conditions.prior, conditions.context), conditions)
+            return conditions.agreeing(conditions.prior)
+        return from_state(self.sketch.regress(conditions.prior, conditions.context), conditions)
 
     def hearing(self, grid: Tensor | Stops, sampler: str) -> int:
         """Frames to either side that a drawn magnitude depends on."""
@@ -241,7 +222,7 @@ class SpectralVocoder(VocoderModel):
             return spectrum  # nothing to transform for
         heard = self.stft(self.stft.inverse(spectrum, samples))
         magnitude = (heard.abs().square() + 1e-12).sqrt()  # gradients stay finite
-        return heard * (self._agreeing(magnitude, conditions, iterations=1) / magnitude)
+        return heard * (conditions.agreeing(magnitude, iterations=1) / magnitude)
 
     def phase_levels(self, steps: int) -> tuple[float, ...]:
         """What the phase network is told at its evaluations among ``steps``: what it is to correct.

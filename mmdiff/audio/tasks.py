@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmdiff.audio.disturbance import DisturbanceLoss
 from mmdiff.audio.losses import MultiResolutionLoss
-from mmdiff.audio.magnitude import Conditions, MagnitudeNet
+from mmdiff.audio.magnitude import Conditions, MagnitudeNet, to_state
 from mmdiff.audio.mel.variety import random_mel_spec
 from mmdiff.audio.networks.critic import Critic, judged_sound
 from mmdiff.audio.spectral import SpectralVocoder
@@ -192,7 +192,7 @@ class SpectralTask(nn.Module):
         vocoder, some = self.vocoder, slice(0, math.ceil(self.share * len(wave)))
         wave, prior, context = wave[some], conditions.prior[some], conditions.context[some]
         with torch.no_grad():
-            x0 = vocoder.to_state(vocoder.stft(wave).abs(), prior)
+            x0 = to_state(vocoder.stft(wave).abs(), prior)
             t = torch.rand(len(x0), generator=generator, device=x0.device)
             t[: len(t) // 4] = 1 - 0.3 * t[: len(t) // 4]  # few-step samplers live near pure noise
             weight = loudness_weight(prior)

@@ -10,7 +10,7 @@ import torch
 
 import mmdiff.audio.spectral_windows as windows
 from mmdiff.audio.evaluation.baselines import without_network
-from mmdiff.audio.magnitude import MagnitudeNet
+from mmdiff.audio.magnitude import MagnitudeNet, from_state, to_state
 from mmdiff.audio.mel import preset
 from mmdiff.audio.mel.variety import random_mel_spec
 from mmdiff.audio.networks.spectral import deepened, thinned
@@ -63,7 +63,7 @@ def test_state_and_magnitude_are_inverse_and_the_mel_is_met():
     wave = sound(16_384)
     conditions = model.conditions(MEL(wave), MEL)
     magnitude = STFT(wave).abs().clamp_min(conditions.prior * 0.01)
-    back = model.from_state(model.to_state(magnitude, conditions.prior), conditions)
+    back = from_state(to_state(magnitude, conditions.prior), conditions)
     reached = (magnitude / conditions.prior < 16)[..., :-1]
     ratio = (back / magnitude)[..., :-1][reached]
     assert float(ratio.log().abs().mean()) < 0.05

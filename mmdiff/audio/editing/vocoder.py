@@ -15,7 +15,7 @@ from torch.nn import functional
 from mmdiff.audio.editing.baselines import linear_prediction
 from mmdiff.audio.editing.edits import SoundEdit
 from mmdiff.audio.editing.tools import fill_at_rate
-from mmdiff.audio.magnitude import Conditions
+from mmdiff.audio.magnitude import Conditions, from_state, to_state
 from mmdiff.audio.sampling import place_seeds
 from mmdiff.audio.spectral import SpectralVocoder
 from mmdiff.audio.stft import Stft, hann
@@ -192,7 +192,7 @@ def _magnitude(
     denoise, noise = model.start(mel, model.mel, seeds=seeds, samples=start.shape[-1])
     found = model.stft(start).abs()
     trust = trusted(share)
-    known = observed(model.to_state(found, conditions.prior), trust[:, None, :, None])
+    known = observed(to_state(found, conditions.prior), trust[:, None, :, None])
     schedule = model.denoiser.schedule
     state = sample(
         Replacement(ReconstructionGuidance(denoise, known, schedule), known),
@@ -203,5 +203,5 @@ def _magnitude(
         noise=noise,
         temperature=temperature,
     )
-    drawn = model.from_state(state, conditions)
+    drawn = from_state(state, conditions)
     return torch.where(trust[..., None] == 1, found, drawn)

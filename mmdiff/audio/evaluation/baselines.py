@@ -68,9 +68,7 @@ def without_network(model: SpectralVocoder, mel: Tensor, spec: MelSpec, samples:
     Tensor, shape (samples,)
     """
     conditions = model.conditions(mel[None], spec, model.stft.frames(samples))
-    bands, magnitude = conditions.bands, conditions.prior
-    if bands.native:
-        magnitude = bands.rescale(magnitude)
+    magnitude = conditions.agreeing(conditions.prior)
     start, _ = single_pass_phase(magnitude, model.stft)
     spectrum = model.spectrum(magnitude, start, conditions, samples)
     return model.stft.inverse(spectrum, samples)[0]
