@@ -54,7 +54,7 @@ class SpectralVocoder(VocoderModel):
         Griffin-Lim makes of the prior, and nothing is sampled; of three, two correct.
     sketch : MagnitudeNet or None
         A shallow network that says the magnitude where nothing is sampled, in the place of the prior: what
-        :class:`mmdiff.audio.tasks.SketchTask` teaches it. It counts as no evaluation.
+        :class:`mmdiff.audio.tasks.SketchTask` teaches it. It runs beside the evaluations that are counted.
 
     Raises
     ------
