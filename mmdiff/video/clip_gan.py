@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import reprlib
 from typing import Any
 
 import torch
@@ -99,24 +99,20 @@ def _check_guide(guide: ClipModel, model: ClipModel) -> None:
         raise InputError(
             f"guide with latents={guide.latents} must be a denoiser, which draws nothing: train one plainly"
         )
-    for name, read in _READINGS.items():
-        own, other = (read(each) for each in (model, guide))
-        if own != other:
-            said = (
-                f"={other} must have {own},"
-                if len(f"{own}{other}") < 200
-                else " of its own must have that of"
+    own, other = _reading(model), _reading(guide)
+    for name in own:
+        if own[name] != other[name]:
+            raise InputError(
+                f"guide with {name}={reprlib.repr(other[name])} must have {reprlib.repr(own[name])}, the model's; "
+                "train it by the same recipe"
             )
-            raise InputError(f"guide with {name}{said} the model's; train it by the same recipe")
 
 
-_READINGS: dict[str, Callable[[ClipModel], object]] = {
-    "schedule": lambda model: to_config(model.denoiser.schedule),
-    "channels": lambda model: model.channels,
-    "size": lambda model: model.size,
-    "mean": lambda model: model.mean,
-    "std": lambda model: model.std,
-    "conditions": lambda model: model.conditions,
-    "vocabulary": lambda model: model.captions and model.captions.vocabulary,
-}
-"""What both must agree in."""
+def _reading(model: ClipModel) -> dict[str, object]:
+    """What a guide and a model must agree in to read the same clips, captions and levels of noise."""
+    names = ("channels", "size", "mean", "std", "conditions")
+    return {
+        "schedule": to_config(model.denoiser.schedule),
+        **{name: getattr(model, name) for name in names},
+        "vocabulary": model.captions and model.captions.vocabulary,
+    }

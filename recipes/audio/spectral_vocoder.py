@@ -176,7 +176,8 @@ def main(
             name: tensor.detach().clone() for name, tensor in tensors.items()
         }  # some are the vocoder's own
         assign_tensors(vocoder, tensors, source=init)
-    set_compute_dtype(vocoder, pick_compute_dtype(pick_device(device), dtype))
+    compute_dtype = pick_compute_dtype(pick_device(device), dtype)
+    set_compute_dtype(vocoder, compute_dtype)
 
     train, valid = (without_speakers(clips, leave_out) for clips in find_train_valid(data, layout))
     crops = AudioCrops(train, sample_rate, crop_frames * hop_length, seed=seed, align=hop_length)
@@ -231,8 +232,10 @@ def main(
     if sketch_steps:
         vocoder.requires_grad_(False)
         if vocoder.sketch is None:
-            vocoder.sketch = begun_sketch(magnitude, MagnitudeNet(stft, **{**network, "depth": sketch_depth}))
-            set_compute_dtype(vocoder, pick_compute_dtype(pick_device(device), dtype))
+            vocoder.sketch = MagnitudeNet(stft, **{**network, "depth": sketch_depth})
+            kept = thinned(named_tensors(vocoder.sketch), named_tensors(magnitude))
+            assign_tensors(vocoder.sketch, kept, source="the denoiser")
+            set_compute_dtype(vocoder.sketch, compute_dtype)
         vocoder.sketch.requires_grad_(True)
         distilled = {"steps": sketch_steps, "batch_size": batch_size, "learning_rate": sketch_rate}
         train_stage("sketch", SketchTask(vocoder, variety), **distilled)
@@ -241,14 +244,6 @@ def main(
     )
     folder = save_model(finished, run_dir / "model")
     print(f"saved {folder}; measure it: mmdiff evaluate RECORDINGS --model {folder}")
-
-
-def begun_sketch(magnitude: MagnitudeNet, sketch: MagnitudeNet) -> MagnitudeNet:
-    """Begin a sketch as some of the blocks of the denoiser's network, evenly chosen."""
-    tensors = thinned(named_tensors(sketch), named_tensors(magnitude))
-    own = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    assign_tensors(sketch, own, source="the denoiser")
-    return sketch
 
 
 def without_speakers(clips: list[Clip], names: tuple[str, ...]) -> list[Clip]:

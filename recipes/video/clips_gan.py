@@ -126,16 +126,16 @@ def main(
     )
     if init:
         assign_tensors(model, named_tensors(model) | named_tensors(load_model(init)), source=init)
-    set_compute_dtype(model, pick_compute_dtype(pick_device(device), dtype))
+    compute_dtype = pick_compute_dtype(pick_device(device), dtype)
+    set_compute_dtype(model, compute_dtype)
     task: ClipTask | ClipGAN
     if plain:
         task = ClipTask(model, drop=drop, times=TablePoints(steps))
     else:
         rules: dict[str, Any] = {"penalty": penalty, "every": every, "distance": distance, "begin": begin}
         if guide:
-            knowing = load_as(ClipModel, guide)
-            set_compute_dtype(knowing, pick_compute_dtype(pick_device(device), dtype))
-            rules["guide"] = knowing
+            rules["guide"] = load_as(ClipModel, guide)
+            set_compute_dtype(rules["guide"], compute_dtype)
         judge = StepCritic(3, 3, critic_widths, planes=3 * bool(guide), vector=words, patch=(1, patch, patch))
         task = ClipGAN(model, CaptionCritic(judge, CaptionEncoder(vocabulary, words)), drop, **rules)
     watch = Stopwatch(task)
