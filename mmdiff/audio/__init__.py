@@ -9,7 +9,8 @@ Vocoders
     ``vocoder`` is the pipeline and ``vocoder_model`` what it asks of a model; ``stream`` vocodes what is still coming,
     ``vocode_files`` files. There are two kinds of model. ``spectral`` diffuses the ``magnitude`` about the ``prior`` of
     a mel and finds its ``phase`` (long sound: ``spectral_windows``, ``spectral_stream``). ``waveform_vocoder`` diffuses
-    samples, as WaveGrad and DiffWave do (``waveform``, ``waveform_stream``, ``energy_prior``).
+    samples, as WaveGrad and DiffWave do (``waveform``, ``waveform_stream``), from noise that suits the spectrogram
+    (``energy_prior``; ``spectral_prior`` in the numbers of a ``lapped`` transform).
 Sound of its own
     ``generator`` is the pipeline; ``sound_model`` diffuses samples, ``mel_sound`` spectrograms for a vocoder,
     ``latent_sound`` an autoencoder's latents: the last two are both ``framed_sound``.

@@ -22,6 +22,7 @@ from mmdiff.diffusion.objectives import Norm, Objective
 from mmdiff.diffusion.scalings import edm_scalings
 from mmdiff.diffusion.schedules import BetaTable
 from mmdiff.diffusion.times import ContinuousTable, Stratified, TablePoints, Times
+from mmdiff.diffusion.weightings import EDMWeighting
 from mmdiff.errors import InputError
 
 
@@ -30,7 +31,8 @@ class WaveformTask(nn.Module):
 
     A network that is told √ᾱ is trained between the table's points too (2009.00713, algorithm 1), one that is told
     the step at the points alone (2009.09761, algorithm 1). Langevin diffusion has no table: its error is in the noise
-    of the velocity, at all times.
+    of the velocity, at all times. That error tells little of levels at which sound is hardly to be seen, and which
+    decide what it will be; ``balanced`` counts all alike.
 
     Parameters
     ----------
@@ -44,6 +46,9 @@ class WaveformTask(nn.Module):
         Weight of the distance in several resolutions of the clean waveform that the network finds and the recording,
         which has no say in phases: :class:`mmdiff.audio.losses.MultiResolutionLoss`. Where phases cannot be known the
         squared error wants their mean, which is next to nothing; the distance wants sound that is as loud.
+    balanced : bool
+        The error is that of the clean sound over what it is for a filter alone, data of the model's ``sigma_data`` and
+        nothing else known (2206.00364, table 1).
 
     Raises
     ------
@@ -52,7 +57,12 @@ class WaveformTask(nn.Module):
     """
 
     def __init__(
-        self, model: WaveformDiffusion, norm: Norm = "l1", drop: float = 0.0, distance: float = 0.0
+        self,
+        model: WaveformDiffusion,
+        norm: Norm = "l1",
+        drop: float = 0.0,
+        distance: float = 0.0,
+        balanced: bool = False,
     ) -> None:
         super().__init__()
         if distance < 0 or (distance and model.denoiser.schedule.paired):
@@ -63,8 +73,9 @@ class WaveformTask(nn.Module):
         self.spectra = MultiResolutionLoss(model.sample_rate) if distance else None
         self.objective = build_objective(
             model.denoiser.schedule,
-            target="eps",
+            target="v" if balanced else "eps",
             norm=norm,
+            weighting=EDMWeighting(model.denoiser.sigma_data) if balanced else "uniform",
             times=_levels_trained(model),
             normalize_weight=False,
         )
@@ -82,7 +93,9 @@ class WaveformTask(nn.Module):
             cond = drop_condition(cond, null, self.drop, generator=generator)
         wave, prior = batch["wave"][:, None], self.model.noise_prior(cond)
         scaled: dict[str, Tensor] = {}
-        if prior is not None:  # noise of the prior's deviation, and errors over it (PriorGrad, algorithm 1)
+        if prior is not None and prior.white:
+            wave = prior.whiten(wave)
+        elif prior is not None:  # noise of the prior's deviation, and errors over it (PriorGrad, algorithm 1)
             noise = torch.randn(wave.shape, generator=generator, device=generator.device).to(wave)
             power = 1 if self.objective.norm == "l1" else 2
             scaled = {"noise": prior.color(noise), "weight": prior.std**-power}
@@ -94,6 +107,8 @@ class WaveformTask(nn.Module):
         trial = objective.attempt(denoiser, wave, generator=generator, **scaled, **cond)
         denoising = objective.loss(trial, weight).mean()
         made = denoiser.convert(trial.output, trial.x_t, trial.t)
+        if prior is not None and prior.white:
+            made = prior.unwhiten(made)
         distance = self.spectra(made[:, 0], batch["wave"])
         parts = {"denoising": denoising.detach(), "distance": distance.detach()}
         return {"loss": denoising + self.weight * distance, **parts}

@@ -21,7 +21,7 @@ from mmdiff.diffusion.schedules import BetaTable, Schedule
 from mmdiff.diffusion.solver_tools import DenoiserFn, Generators, Stops
 from mmdiff.errors import InputError
 
-Clamp = Literal["data", "state"]
+Clamp = Literal["data", "state", "none"]
 RANGE = (-1.0, 1.0)
 KEEP_BYTES = 2**31
 """What a network prepares of a spectrogram is kept through all steps up to this size."""
@@ -42,9 +42,10 @@ class WaveformDiffusion(nn.Module, SampledModel):
         Table of noise variances used when so many steps are asked for. As many steps as the schedule's own table
         has are its points; other numbers are spaced evenly in log-SNR, in time for a network with latents, in the
         root of time for pairs.
-    clamp : {"data", "state"}
+    clamp : {"data", "state", "none"}
         What is kept within [-1, 1]: each estimate of the clean waveform, or the sampler's state after each step,
-        as the packages ``wavegrad`` and ``diffwave`` by LMNT do ("ddpm" only; other samplers keep to nothing).
+        as the packages ``wavegrad`` and ``diffwave`` by LMNT do ("ddpm" only; other samplers keep to nothing), or
+        nothing before the end.
     window : int > 0, frames
         Longer sound goes through the network in pieces of this length, with margins.
     prediction : str

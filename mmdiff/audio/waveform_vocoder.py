@@ -15,6 +15,7 @@ from mmdiff.audio.mel.check import describe
 from mmdiff.audio.mel.convert import convert
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.audio.sampling import item_generators
+from mmdiff.audio.spectral_prior import SpectralPrior
 from mmdiff.audio.vocoder_model import VocoderModel
 from mmdiff.audio.waveform import RANGE, WaveformDiffusion
 from mmdiff.audio.waveform_stream import WaveformBlocks
@@ -37,8 +38,10 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         Such as :class:`mmdiff.audio.networks.wavegrad.WaveGrad` or :class:`mmdiff.audio.networks.diffwave.DiffWave`.
     schedule, steps, inference_betas, clamp, window
         As for :class:`WaveformDiffusion`.
-    prior : EnergyPrior, optional
-        The noise is as loud as the spectrogram's frames, instead of standard normal (PriorGrad).
+    prior : EnergyPrior or SpectralPrior, optional
+        The noise is as loud as the spectrogram's frames, instead of standard normal (PriorGrad), or at each frequency
+        as loud as the spectrogram says (SpecGrad); for the latter ``clamp`` must be "none", since the network sees
+        and says whitened sound.
     level_ahead : bool
         In a step the network is told the noise level that the step reaches, not the one it leaves, as
         ivanvovk's WaveGrad is used.
@@ -60,7 +63,7 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         inference_betas: Sequence[float] = (),
         clamp: str = "data",
         window: int = 1024,
-        prior: EnergyPrior | None = None,
+        prior: EnergyPrior | SpectralPrior | None = None,
         level_ahead: bool = False,
         prediction: str = "eps",
         sigma_data: float = 1.0,
@@ -70,10 +73,14 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
                 f"network with n_mels={network.n_mels}, hop_length={network.hop_length} must be for the mel's "
                 f"{mel.n_mels} bands and hop of {mel.hop_length}"
             )
-        if schedule.paired and (prior is not None or level_ahead):
+        if schedule.paired and (isinstance(prior, EnergyPrior) or level_ahead):
             raise InputError(
                 f"prior={prior} and level_ahead={level_ahead} must be left out with a schedule of pairs, "
-                f"{type(schedule).__name__}: both are of plain diffusion"
+                f"{type(schedule).__name__}: both are of plain diffusion; a SpectralPrior is of both"
+            )
+        if isinstance(prior, SpectralPrior) and clamp != "none":
+            raise InputError(
+                f"clamp={clamp!r} must be 'none' with a SpectralPrior, whose chain is on whitened sound"
             )
         super().__init__(network, schedule, steps, inference_betas, clamp, window, prediction, sigma_data)
         self.mel, self.sample_rate = mel, mel.sample_rate
@@ -93,13 +100,13 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
             return {"mel": self.mel(wave)[..., : wave.shape[1] // self.mel.hop_length]}
 
     def noise_prior(self, cond: Mapping[str, Tensor]) -> Prior | None:
-        """Noise as loud as the frames of ``mel`` (B, n_mels, frames), where the model has such a prior."""
+        """Noise that suits ``mel`` (B, n_mels, frames), where the model has such a prior."""
         return None if self.prior is None else self.prior(cond["mel"], self.mel)
 
     def start(
         self, mel: Tensor, spec: MelSpec, *, seeds: Sequence[int], samples: int
     ) -> tuple[DenoiserFn, Tensor]:
-        """Denoiser of the waveform, over its prior's deviation, and its noise; see :class:`VocoderModel`."""
+        """Denoiser of the waveform, whitened by its prior, and its noise; see :class:`VocoderModel`."""
         return self._denoise(mel)[0], self.starting_noise(seeds, mel.shape[-1], self.mel.hop_length)
 
     def _denoise(self, mel: Tensor) -> tuple[DenoiserFn, Prior | None]:

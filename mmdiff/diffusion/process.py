@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -175,6 +175,16 @@ def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
     return torch.where(empty, 1.0, top / torch.where(empty, 1.0, bottom))
 
 
+class Basis(Protocol):
+    """An orthonormal transform, in whose numbers a prior's deviations are stated."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take data to their numbers."""
+
+    def inverse(self, numbers: Tensor) -> Tensor:
+        """Take numbers to the data."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prior:
     """A data-dependent prior N(mean, std²): the chain runs on z = (x - mean)/std instead of x.
@@ -185,10 +195,17 @@ class Prior:
     standard normal z (times the schedule's prior_std) and :meth:`unwhiten` the result.
     PriorGrad's networks are fed :meth:`color` of the state.
 
+    With a basis Q, z = Qᵀ (Q (x - mean)/std): the prior's covariance is Qᵀ std² Q. All else stays as it is, since
+    standard normal noise is the same in any orthonormal basis.
+
     Parameters
     ----------
     mean, std : Tensor
         Broadcastable to the data. std must be positive; :meth:`floored` makes it so.
+    basis : Basis, optional
+        Where ``std`` belongs to; then it broadcasts to the basis' numbers instead.
+    white : bool
+        Networks see the chain's state itself, and say their answer about it.
 
     References
     ----------
@@ -197,6 +214,8 @@ class Prior:
 
     mean: Tensor
     std: Tensor
+    basis: Basis | None = None
+    white: bool = False
 
     @classmethod
     def floored(cls, mean: Tensor, std: Tensor, floor: float = 0.1) -> Prior:
@@ -207,20 +226,30 @@ class Prior:
 
     def whiten(self, x: Tensor) -> Tensor:
         """Take data to the coordinates of the chain: (x - mean)/std."""
-        return (x - self.mean) / self.std
+        return self._scaled(x - self.mean, 1 / self.std)
 
     def unwhiten(self, z: Tensor) -> Tensor:
         """Undo :meth:`whiten`: mean + std z."""
-        return self.mean + self.std * z
+        return self.mean + self.color(z)
 
     def color(self, z: Tensor) -> Tensor:
         """Give noise or a noisy state the units of the data, still centred: std z."""
-        return self.std * z
+        return self._scaled(z, self.std)
+
+    def _scaled(self, x: Tensor, factors: Tensor) -> Tensor:
+        if self.basis is None:
+            return factors * x
+        return self.basis.inverse(factors * self.basis.forward(x))
 
     def whitened(self, denoiser: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Make a denoiser of the chain, of z, from one of the centred data, ``denoiser(x, t, **cond) -> x0``."""
+        """Make a denoiser of the chain, of z, from a network's, ``denoiser(x, t, **cond) -> x0``.
+
+        That is one of the centred data, unless networks see the chain's state anyway.
+        """
+        if self.white:
+            return denoiser
 
         def of_chain(z: Tensor, t: Tensor, **cond: Any) -> Tensor:
-            return denoiser(self.color(z), t, **cond) / self.std
+            return self._scaled(denoiser(self.color(z), t, **cond), 1 / self.std)
 
         return of_chain

@@ -6,9 +6,10 @@ The classics to compare with: every network evaluation works at the full samplin
     mmdiff run waveform_vocoder.tiny                        # seconds; shows that everything works
     mmdiff run waveform_vocoder --fetch true                # a small DiffWave on Debian's free speech
     mmdiff run waveform_vocoder.priorgrad                   # the same with noise as loud as the frames: PriorGrad
+    mmdiff run waveform_vocoder.specgrad                    # the same with the spectrum that is expected: SpecGrad
     mmdiff run waveform_vocoder.wavegrad --fetch true       # a small WaveGrad
     mmdiff run waveform_vocoder.frames                      # a network at frame rate, for a processor
-    mmdiff run waveform_vocoder.langevin                    # DiffWave in critically damped Langevin diffusion
+    mmdiff run waveform_vocoder.langevin                    # specgrad in critically damped Langevin diffusion
     mmdiff run waveform_vocoder.ljspeech --data LJSpeech-1.1
     mmdiff run waveform_vocoder --resume true               # go on after an interruption
 """
@@ -16,7 +17,7 @@ The classics to compare with: every network evaluation works at the full samplin
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -29,9 +30,11 @@ from mmdiff.audio.mel import MelSpec, preset
 from mmdiff.audio.networks.diffwave_presets import diffwave_base, diffwave_large, diffwave_small
 from mmdiff.audio.networks.frames import FrameNet
 from mmdiff.audio.networks.wavegrad_presets import wavegrad_base, wavegrad_large, wavegrad_small
+from mmdiff.audio.spectral_prior import SpectralPrior
 from mmdiff.audio.tasks import WaveformTask
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
 from mmdiff.diffusion.langevin import CriticallyDamped
+from mmdiff.diffusion.objectives import Norm
 from mmdiff.diffusion.schedules import (
     BetaTable,
     diffwave_betas,
@@ -45,6 +48,7 @@ from mmdiff.training import Trainer, load_weights
 
 Size = Literal["small", "base", "large"]
 Process = Literal["vp", "langevin"]
+Noise = EnergyPrior | SpectralPrior | None
 LOUDNESS = 0.1  # standard deviation of speech
 
 
@@ -57,7 +61,7 @@ def main(
     mel: str = "mmdiff-16k",
     network: Literal["diffwave", "wavegrad", "frames"] = "diffwave",
     process: Process = "vp",
-    prior: Literal["standard", "energy"] = "standard",
+    prior: Literal["standard", "energy", "spectral"] = "standard",
     size: Size = "small",
     crop_frames: int = 30,
     batch_size: int = 8,
@@ -86,8 +90,8 @@ def main(
         network: Whose network, noise levels and loss.
         process: "vp", the papers' table of noise levels, or "langevin": the waveform is coupled to a velocity, and
             noise enters that alone (2112.07068).
-        prior: What sampling starts from: standard normal noise, or noise as loud as the spectrogram's frames
-            (PriorGrad, 2106.06406).
+        prior: What sampling starts from: standard normal noise, noise as loud as the spectrogram's frames
+            (PriorGrad, 2106.06406), or noise with the spectrum that these make expect (after SpecGrad, 2203.16749).
         size: The papers' two sizes (DiffWave 2.6 M and 6.9 M parameters, WaveGrad 15.9 M and 23.4 M), or a small
             one (0.4 M and 1.2 M).
         crop_frames: Length of training crops in hops; the papers' are 62 of 256 samples, and 24 of 300.
@@ -112,9 +116,12 @@ def main(
     train, valid = find_train_valid(data, layout)
     crops = AudioCrops(train, rate, crop_frames * hop, seed=seed, align=hop)
     build = {"diffwave": build_diffwave, "wavegrad": build_wavegrad, "frames": build_frames}[network]
-    loud = measure_prior(spec, crops) if prior == "energy" else None
-    vocoder = build(spec, size, sampling_steps, process, loud)
-    task = WaveformTask(vocoder, norm="l1" if network == "wavegrad" else "l2", distance=distance)
+    noise: Noise = SpectralPrior() if prior == "spectral" else None
+    if prior == "energy":
+        noise = measure_prior(spec, crops)
+    vocoder = build(spec, size, sampling_steps, process, noise)
+    norm: Norm = "l1" if network == "wavegrad" else "l2"
+    task = WaveformTask(vocoder, norm, distance=distance, balanced=prior == "spectral")
     trainer = Trainer(
         run_dir,
         task,
@@ -136,36 +143,37 @@ def main(
     save_model(vocoder, run_dir / "model")
 
 
-def build_diffwave(
-    spec: MelSpec, size: Size, steps: int, process: Process, prior: EnergyPrior | None
-) -> WaveformVocoder:
+def build_diffwave(spec: MelSpec, size: Size, steps: int, process: Process, prior: Noise) -> WaveformVocoder:
     """Build a DiffWave: the large one is trained at 200 noise levels, the others at 50; with a velocity, at all."""
     sizes = {"small": diffwave_small, "base": diffwave_base, "large": diffwave_large}
     if process == "langevin":
         network = sizes[size](spec.n_mels, spec.hop_length, inputs=2, noise_input="log_snr")
-        mixed = {"prior": prior, "prediction": "mixed", "sigma_data": LOUDNESS}
+        mixed = {"sigma_data": LOUDNESS, **options_of(prior), "prediction": "mixed"}
         return WaveformVocoder(spec, network, CriticallyDamped(), steps, **mixed)
     table = 200 if size == "large" else 50
     network = sizes[size](spec.n_mels, spec.hop_length)
     schedule = BetaTable(diffwave_betas(table))
-    return WaveformVocoder(spec, network, schedule, steps, diffwave_fast_betas(table), prior=prior)
+    return WaveformVocoder(spec, network, schedule, steps, diffwave_fast_betas(table), **options_of(prior))
 
 
-def build_wavegrad(
-    spec: MelSpec, size: Size, steps: int, process: Process, prior: EnergyPrior | None
-) -> WaveformVocoder:
+def build_wavegrad(spec: MelSpec, size: Size, steps: int, process: Process, prior: Noise) -> WaveformVocoder:
     """Build a WaveGrad: the papers' sizes have a hop of their own. Of a velocity it sees what it says of the sound."""
     sizes = {"base": wavegrad_base, "large": wavegrad_large}
     network = sizes[size](spec.n_mels) if size in sizes else wavegrad_small(spec.n_mels, spec.hop_length)
     if process == "langevin":
-        precise = {"prior": prior, "prediction": "edm", "sigma_data": LOUDNESS}
+        precise = {"sigma_data": LOUDNESS, **options_of(prior), "prediction": "edm"}
         return WaveformVocoder(spec, network, CriticallyDamped(), steps, **precise)
-    return WaveformVocoder(spec, network, BetaTable(wavegrad_betas()), steps, prior=prior)
+    return WaveformVocoder(spec, network, BetaTable(wavegrad_betas()), steps, **options_of(prior))
 
 
-def build_frames(
-    spec: MelSpec, size: Size, steps: int, process: Process, prior: EnergyPrior | None
-) -> WaveformVocoder:
+def options_of(prior: Noise) -> dict[str, Any]:
+    """Say what goes with a prior: whitened sound has a known deviation, and the network says what no filter can."""
+    if not isinstance(prior, SpectralPrior):
+        return {"prior": prior}
+    return {"prior": prior, "clamp": "none", "prediction": "edm", "sigma_data": 1 / prior.gain}
+
+
+def build_frames(spec: MelSpec, size: Size, steps: int, process: Process, prior: Noise) -> WaveformVocoder:
     """Build a network at frame rate: its 50 noise levels are even in log-SNR, down to noise of a thousandth."""
     if process == "langevin" or prior is not None:
         raise InputError(

@@ -166,6 +166,25 @@ def test_a_distance_is_that_of_the_sound_which_the_denoiser_finds(prediction):
     torch.testing.assert_close(losses["loss"], alone + 2 * distance)
 
 
+def test_balanced_all_levels_count_alike():
+    model = diffwave(prediction="edm", sigma_data=0.2).eval()
+    nn.init.zeros_(model.network.out.weight)  # nothing but the filter of Karras et al.
+    nn.init.zeros_(model.network.out.bias)
+    wave = 0.2 * torch.randn(400, 128, generator=torch.Generator().manual_seed(0))
+    task = WaveformTask(model, "l2", balanced=True)
+    found = [
+        task.objective(
+            model.denoiser,
+            wave[:, None],
+            generator=torch.Generator().manual_seed(1),
+            t=t,
+            mel=torch.zeros(400, 20, 2),
+        ).mean()
+        for t in (0.02, 0.1, 0.4, 1.0)
+    ]
+    torch.testing.assert_close(torch.stack(found), torch.ones(4), atol=0.03, rtol=0)
+
+
 def test_training_draws_the_levels_of_the_papers():
     continuous, steps = WaveformTask(wavegrad()).objective.times, WaveformTask(diffwave()).objective.times
     rng = torch.Generator().manual_seed(0)

@@ -323,6 +323,35 @@ def test_a_denoiser_of_centred_data_is_made_one_of_the_chain() -> None:
     torch.testing.assert_close(whitened(z, torch.ones(2), shift=2.0), 0.5 * z + 2.0 / std)
 
 
+class Rotation:
+    """A basis that is any orthonormal matrix."""
+
+    def __init__(self, size: int) -> None:
+        self.matrix = torch.linalg.qr(draw(size, size, seed=5))[0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.matrix.T
+
+    def inverse(self, numbers: torch.Tensor) -> torch.Tensor:
+        return numbers @ self.matrix
+
+
+def test_a_prior_in_a_basis_has_its_covariance_and_whitens_exactly() -> None:
+    basis, std, mean = Rotation(6), draw(6, seed=1).exp(), draw(6, seed=2)
+    prior = Prior(mean, std, basis)
+    factor = prior.color(torch.eye(6, dtype=torch.float64))
+    wanted = basis.matrix.T @ torch.diag(std**2) @ basis.matrix
+    torch.testing.assert_close(factor.T @ factor, wanted)
+    x = draw(3, 6, seed=3)
+    torch.testing.assert_close(prior.unwhiten(prior.whiten(x)), x)
+    root = torch.linalg.inv(factor)
+    torch.testing.assert_close(prior.whiten(x), (x - mean) @ root)
+    sees_colour = prior.whitened(lambda x, t: x @ wanted)
+    torch.testing.assert_close(sees_colour(x, torch.ones(3)), x @ factor @ wanted @ root)
+    sees_white = Prior(mean, std, basis, white=True).whitened(lambda x, t: 2 * x)
+    torch.testing.assert_close(sees_white(x, torch.ones(3)), 2 * x)
+
+
 def test_prior_round_trip_and_floor() -> None:
     x, mean, std = draw(2, 3), draw(2, 1, seed=1), draw(2, 1, seed=2).exp()
     prior = Prior(mean, std)
