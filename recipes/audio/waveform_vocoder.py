@@ -147,9 +147,10 @@ def build_diffwave(spec: MelSpec, size: Size, steps: int, process: Process, prio
     """Build a DiffWave: the large one is trained at 200 noise levels, the others at 50; with a velocity, at all."""
     sizes = {"small": diffwave_small, "base": diffwave_base, "large": diffwave_large}
     if process == "langevin":
-        network = sizes[size](spec.n_mels, spec.hop_length, inputs=2, noise_input="log_snr")
-        mixed = {"sigma_data": LOUDNESS, **options_of(prior), "prediction": "mixed"}
-        return WaveformVocoder(spec, network, CriticallyDamped(), steps, **mixed)
+        options = {"prediction": "mixed", "sigma_data": LOUDNESS, **options_of(prior)}
+        inputs = 2 if options["prediction"] == "mixed" else 1  # the pair, or what it says of the sound
+        network = sizes[size](spec.n_mels, spec.hop_length, inputs=inputs, noise_input="log_snr")
+        return WaveformVocoder(spec, network, CriticallyDamped(), steps, **options)
     table = 200 if size == "large" else 50
     network = sizes[size](spec.n_mels, spec.hop_length)
     schedule = BetaTable(diffwave_betas(table))
@@ -161,8 +162,8 @@ def build_wavegrad(spec: MelSpec, size: Size, steps: int, process: Process, prio
     sizes = {"base": wavegrad_base, "large": wavegrad_large}
     network = sizes[size](spec.n_mels) if size in sizes else wavegrad_small(spec.n_mels, spec.hop_length)
     if process == "langevin":
-        precise = {"sigma_data": LOUDNESS, **options_of(prior), "prediction": "edm"}
-        return WaveformVocoder(spec, network, CriticallyDamped(), steps, **precise)
+        options = {"sigma_data": LOUDNESS, **options_of(prior), "prediction": "edm"}
+        return WaveformVocoder(spec, network, CriticallyDamped(), steps, **options)
     return WaveformVocoder(spec, network, BetaTable(wavegrad_betas()), steps, **options_of(prior))
 
 
