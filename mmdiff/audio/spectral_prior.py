@@ -17,7 +17,7 @@ from mmdiff.diffusion.process import Prior
 from mmdiff.errors import InputError
 from mmdiff.registry import register
 
-_SPREAD = 4  # of the transform's numbers
+_SPREAD = 4  # of the transform's frequencies, to either side
 
 
 @register
@@ -26,9 +26,10 @@ class SpectralPrior:
     """Noise that has the spectrum which a mel spectrogram makes expect, at each time and frequency.
 
     The paper shapes noise by a filter of its short-time spectrum, which can be undone only roughly. Here the deviations
-    are those of an orthonormal transform's numbers (:class:`~mmdiff.audio.lapped.LappedTransform`): the chain on
+    are those of an orthonormal transform's coefficients (:class:`~mmdiff.audio.lapped.LappedTransform`): the chain on
     whitened sound is exactly the one on the sound itself, and its network sees and says what is as large at all
-    frequencies.
+    frequencies. Whitened sound has a standard deviation of about 1 / ``gain``, the ``sigma_data`` of such a model; it
+    has where the spectrogram tells the spectrum, with bands up to half the sampling rate and as narrow as harmonics.
 
     Parameters
     ----------
@@ -64,22 +65,22 @@ class SpectralPrior:
         Returns
         -------
         Prior
-            Of sound (B, 1, frames * hop), with mean 0. Its networks see whitened sound.
+            Of sound (B, 1, frames * hop), with mean 0, of the transform's coefficients (B, 1, frames, hop).
         """
         hop = spec.hop_length
         stft = Stft(spec.sample_rate, 4 * hop, hop)  # every other bin is at a frequency of the transform's
         with full_precision(mel.device):
             bands = bands_on_grid(mel, spec, stft, mel.shape[-1] + 1)
             power = bands.magnitude_prior()[:, None, :, 1::2].square()
-        power = _envelope((power[:, :, 1:] + power[:, :, :-1]) / 2)  # a block lies between two frames
-        window = hann(stft.n_fft, power.device, power.dtype).square().sum()
-        std = (power / window).sqrt().clamp_min(self.floor)
-        zero = torch.zeros((), device=mel.device)
-        return Prior(zero, self.gain * std, LappedTransform(hop), white=True)
+            power = (power[:, :, 1:] + power[:, :, :-1]) / 2  # a block lies between two frames
+            window = hann(stft.n_fft, power.device, power.dtype).square().sum()
+            std = (_envelope(power) / window).sqrt().clamp_min(self.floor)
+        return Prior(torch.zeros((), device=mel.device), self.gain * std, LappedTransform(hop))
 
 
 def _envelope(power: Tensor) -> Tensor:
-    """Average (..., K) over a triangle of frequencies: between harmonics there is what leaks from these."""
-    weights = (_SPREAD + 1 - torch.arange(-_SPREAD, _SPREAD + 1, device=power.device).abs()).to(power)
-    padded = functional.pad(power.flatten(0, -2), (_SPREAD, _SPREAD), mode="reflect")
-    return functional.conv1d(padded[:, None], weights[None, None] / weights.sum()).view_as(power)
+    """Average (B, 1, T, K) over a triangle of frequencies: between harmonics there is what leaks from these."""
+    padded = functional.pad(power.flatten(1, 2), (_SPREAD, _SPREAD), mode="replicate")
+    for _ in range(2):
+        padded = functional.avg_pool1d(padded, _SPREAD + 1, 1)
+    return padded.view_as(power)

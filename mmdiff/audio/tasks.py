@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -20,9 +21,9 @@ from mmdiff.diffusion.building import build_objective, usual_times
 from mmdiff.diffusion.conditions import drop_condition
 from mmdiff.diffusion.objectives import Norm, Objective
 from mmdiff.diffusion.scalings import edm_scalings
-from mmdiff.diffusion.schedules import BetaTable
+from mmdiff.diffusion.schedules import BetaTable, Levels
 from mmdiff.diffusion.times import ContinuousTable, Stratified, TablePoints, Times
-from mmdiff.diffusion.weightings import EDMWeighting
+from mmdiff.diffusion.weightings import gain
 from mmdiff.errors import InputError
 
 
@@ -47,8 +48,8 @@ class WaveformTask(nn.Module):
         which has no say in phases: :class:`mmdiff.audio.losses.MultiResolutionLoss`. Where phases cannot be known the
         squared error wants their mean, which is next to nothing; the distance wants sound that is as loud.
     balanced : bool
-        The error is that of the clean sound over what it is for a filter alone, data of the model's ``sigma_data`` and
-        nothing else known (2206.00364, table 1).
+        The error is that of the clean sound over the deviation that the best linear estimate leaves, for data of the
+        model's ``sigma_data``: that of a network with the scalings of Karras et al. (2206.00364, table 1).
 
     Raises
     ------
@@ -75,7 +76,7 @@ class WaveformTask(nn.Module):
             model.denoiser.schedule,
             target="v" if balanced else "eps",
             norm=norm,
-            weighting=EDMWeighting(model.denoiser.sigma_data) if balanced else "uniform",
+            weighting=functools.partial(_balance, model.denoiser.sigma_data, norm) if balanced else "uniform",
             times=_levels_trained(model),
             normalize_weight=False,
         )
@@ -112,6 +113,11 @@ class WaveformTask(nn.Module):
         distance = self.spectra(made[:, 0], batch["wave"])
         parts = {"denoising": denoising.detach(), "distance": distance.detach()}
         return {"loss": denoising + self.weight * distance, **parts}
+
+
+def _balance(sigma_data: float, norm: Norm, levels: Levels) -> Tensor:
+    """Factor on a norm of the error in v that makes it one of EDM's network."""
+    return gain("edm", levels, sigma_data) ** (1 if norm == "l1" else 2)
 
 
 def _levels_trained(model: WaveformDiffusion) -> Times:

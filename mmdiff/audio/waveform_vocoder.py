@@ -51,7 +51,8 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
     Raises
     ------
     InputError
-        The network is not for such spectrograms, or a prior or a level ahead is asked of Langevin diffusion.
+        The network is not for such spectrograms; an EnergyPrior or a level ahead is asked of Langevin diffusion, or
+        clamping with a SpectralPrior.
     """
 
     def __init__(
@@ -74,9 +75,9 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
                 f"{mel.n_mels} bands and hop of {mel.hop_length}"
             )
         if schedule.paired and (isinstance(prior, EnergyPrior) or level_ahead):
+            what = f"level_ahead={level_ahead}" if level_ahead else f"prior={prior}"
             raise InputError(
-                f"prior={prior} and level_ahead={level_ahead} must be left out with a schedule of pairs, "
-                f"{type(schedule).__name__}: both are of plain diffusion; a SpectralPrior is of both"
+                f"{what} must be left out with a schedule of pairs, {type(schedule).__name__}: it is of plain diffusion"
             )
         if isinstance(prior, SpectralPrior) and clamp != "none":
             raise InputError(

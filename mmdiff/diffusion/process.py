@@ -176,13 +176,13 @@ def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
 
 
 class Basis(Protocol):
-    """An orthonormal transform, in whose numbers a prior's deviations are stated."""
+    """An orthonormal transform, of whose coefficients a prior states the deviations."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take data to their numbers."""
+        """Take data to their coefficients."""
 
-    def inverse(self, numbers: Tensor) -> Tensor:
-        """Take numbers to the data."""
+    def inverse(self, coefficients: Tensor) -> Tensor:
+        """Take coefficients to the data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,16 +196,14 @@ class Prior:
     PriorGrad's networks are fed :meth:`color` of the state.
 
     With a basis Q, z = Qᵀ (Q (x - mean)/std): the prior's covariance is Qᵀ std² Q. All else stays as it is, since
-    standard normal noise is the same in any orthonormal basis.
+    standard normal noise is the same in any orthonormal basis; but networks are fed z.
 
     Parameters
     ----------
     mean, std : Tensor
         Broadcastable to the data. std must be positive; :meth:`floored` makes it so.
     basis : Basis, optional
-        Where ``std`` belongs to; then it broadcasts to the basis' numbers instead.
-    white : bool
-        Networks see the chain's state itself, and say their answer about it.
+        Where ``std`` belongs to; then it broadcasts to the basis' coefficients instead.
 
     References
     ----------
@@ -215,7 +213,11 @@ class Prior:
     mean: Tensor
     std: Tensor
     basis: Basis | None = None
-    white: bool = False
+
+    @property
+    def white(self) -> bool:
+        """Whether networks see the chain's state itself, and speak of it: with a basis they do."""
+        return self.basis is not None
 
     @classmethod
     def floored(cls, mean: Tensor, std: Tensor, floor: float = 0.1) -> Prior:

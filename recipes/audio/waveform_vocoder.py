@@ -16,6 +16,8 @@ The classics to compare with: every network evaluation works at the full samplin
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,13 +149,13 @@ def build_diffwave(spec: MelSpec, size: Size, steps: int, process: Process, prio
     """Build a DiffWave: the large one is trained at 200 noise levels, the others at 50; with a velocity, at all."""
     sizes = {"small": diffwave_small, "base": diffwave_base, "large": diffwave_large}
     if process == "langevin":
-        options = {"prediction": "mixed", "sigma_data": LOUDNESS, **options_of(prior)}
-        inputs = 2 if options["prediction"] == "mixed" else 1  # the pair, or what it says of the sound
+        inputs = 1 if prior else 2  # what the pair says of whitened sound, or the pair
         network = sizes[size](spec.n_mels, spec.hop_length, inputs=inputs, noise_input="log_snr")
-        return WaveformVocoder(spec, network, CriticallyDamped(), steps, **options)
+        said = options_of(prior) if prior else {"prediction": "mixed", "sigma_data": LOUDNESS}
+        return WaveformVocoder(spec, network, CriticallyDamped(), steps, **said)
     table = 200 if size == "large" else 50
     network = sizes[size](spec.n_mels, spec.hop_length)
-    schedule = BetaTable(diffwave_betas(table))
+    schedule = BetaTable(levels_of(prior, diffwave_betas(table)))
     return WaveformVocoder(spec, network, schedule, steps, diffwave_fast_betas(table), **options_of(prior))
 
 
@@ -162,9 +164,10 @@ def build_wavegrad(spec: MelSpec, size: Size, steps: int, process: Process, prio
     sizes = {"base": wavegrad_base, "large": wavegrad_large}
     network = sizes[size](spec.n_mels) if size in sizes else wavegrad_small(spec.n_mels, spec.hop_length)
     if process == "langevin":
-        options = {"sigma_data": LOUDNESS, **options_of(prior), "prediction": "edm"}
-        return WaveformVocoder(spec, network, CriticallyDamped(), steps, **options)
-    return WaveformVocoder(spec, network, BetaTable(wavegrad_betas()), steps, **options_of(prior))
+        said = options_of(prior) if prior else {"prediction": "edm", "sigma_data": LOUDNESS}
+        return WaveformVocoder(spec, network, CriticallyDamped(), steps, **said)
+    schedule = BetaTable(levels_of(prior, wavegrad_betas()))
+    return WaveformVocoder(spec, network, schedule, steps, **options_of(prior))
 
 
 def options_of(prior: Noise) -> dict[str, Any]:
@@ -172,6 +175,17 @@ def options_of(prior: Noise) -> dict[str, Any]:
     if not isinstance(prior, SpectralPrior):
         return {"prior": prior}
     return {"prior": prior, "clamp": "none", "prediction": "edm", "sigma_data": 1 / prior.gain}
+
+
+def levels_of(prior: Noise, betas: Sequence[float]) -> Sequence[float]:
+    """Make the table for a prior: where noise has the sound's spectrum even in log-SNR, 22 dB to -23 dB.
+
+    At more than half of the levels in the papers' tables nothing but its spectrum would be known of the sound.
+    """
+    if not isinstance(prior, SpectralPrior):
+        return betas
+    louder = 2 * math.log(prior.gain)
+    return log_snr_betas(5.0 + louder, -5.2 + louder, len(betas))
 
 
 def build_frames(spec: MelSpec, size: Size, steps: int, process: Process, prior: Noise) -> WaveformVocoder:

@@ -16,17 +16,17 @@ def draw(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("block", [4, 10, 64])
+@pytest.mark.parametrize("block", [4, 7, 10, 15, 64])
 def test_inner_blocks_are_the_modified_discrete_cosine_transform_with_a_sine_window(block):
     wave = draw(2, 3, 6 * block)
-    n, k = torch.arange(2 * block, dtype=torch.float64), torch.arange(block, dtype=torch.float64)
-    window = torch.sin(math.pi / (2 * block) * (n + 0.5))
-    cosines = math.sqrt(2 / block) * torch.cos(math.pi / block * (n[:, None] + 0.5 - block / 2) * (k + 0.5))
+    half, k = block // 2, torch.arange(block, dtype=torch.float64) + 0.5
+    place = torch.arange(-half, block + half, dtype=torch.float64) + 0.5  # from the block's beginning
+    window = torch.sin(math.pi / (2 * block) * (place + block / 2))
+    cosines = math.sqrt(2 / block) * torch.cos(math.pi / block * place[:, None] * k)
     found = LappedTransform(block).forward(wave)
     assert found.shape == (2, 3, 6, block)
     for number in range(1, 5):
-        first = number * block - block // 2
-        heard = wave[..., first : first + 2 * block]
+        heard = wave[..., number * block - half : (number + 1) * block + half]
         torch.testing.assert_close(found[..., number, :], (heard * window) @ cosines)
 
 
@@ -59,6 +59,8 @@ def test_training_in_bfloat16_leaves_it_exact():
     torch.testing.assert_close(back, wave, atol=1e-5, rtol=0)
 
 
-def test_blocks_of_one_sample_are_refused():
+def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="block=1 must be at least 2"):
         LappedTransform(1)
+    with pytest.raises(InputError, match="samples=100 must be a multiple of block=64; pad or cut"):
+        LappedTransform(64).forward(torch.zeros(100))

@@ -79,6 +79,13 @@ def test_silence_has_the_floor_and_gain_is_a_factor():
     )
 
 
+def test_training_in_bfloat16_has_the_same_prior():
+    mel = MEL(draw(1, 20 * 64))[..., :20]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = PRIOR(mel, MEL).std
+    assert torch.equal(found, PRIOR(mel, MEL).std)
+
+
 def test_windows_give_what_the_whole_gives():
     mel = MEL(0.002 * draw(2, 60 * 64))[..., :60]
     whole = Vocoder(vocoder(), "cpu", "float32")(mel, mel_spec=MEL, seed=3, steps=4)

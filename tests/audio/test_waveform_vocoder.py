@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -166,23 +168,28 @@ def test_a_distance_is_that_of_the_sound_which_the_denoiser_finds(prediction):
     torch.testing.assert_close(losses["loss"], alone + 2 * distance)
 
 
-def test_balanced_all_levels_count_alike():
-    model = diffwave(prediction="edm", sigma_data=0.2).eval()
-    nn.init.zeros_(model.network.out.weight)  # nothing but the filter of Karras et al.
-    nn.init.zeros_(model.network.out.bias)
-    wave = 0.2 * torch.randn(400, 128, generator=torch.Generator().manual_seed(0))
-    task = WaveformTask(model, "l2", balanced=True)
-    found = [
-        task.objective(
-            model.denoiser,
-            wave[:, None],
-            generator=torch.Generator().manual_seed(1),
-            t=t,
-            mel=torch.zeros(400, 20, 2),
-        ).mean()
-        for t in (0.02, 0.1, 0.4, 1.0)
-    ]
-    torch.testing.assert_close(torch.stack(found), torch.ones(4), atol=0.03, rtol=0)
+@pytest.mark.parametrize("prediction", ["edm", "x0", "eps"])
+@pytest.mark.parametrize(("norm", "expected"), [("l2", 1.0), ("l1", math.sqrt(2 / math.pi))])
+def test_balanced_all_levels_count_alike(prediction, norm, expected):
+    model = diffwave(prediction=prediction, sigma_data=0.2).eval()
+    wave, mel = (
+        0.2 * torch.randn(400, 1, 128, generator=torch.Generator().manual_seed(0)),
+        torch.zeros(400, 20, 2),
+    )
+    objective = WaveformTask(model, norm, balanced=True).objective
+    found = []
+    for t in (0.02, 0.1, 0.4, 1.0):
+        noise = torch.randn(wave.shape, generator=torch.Generator().manual_seed(1))
+        levels = model.denoiser.schedule(torch.tensor(t))
+        x = levels.alpha * wave + levels.sigma * noise
+        linear = (
+            levels.alpha * 0.2**2 / (levels.alpha**2 * 0.2**2 + levels.sigma**2) * x
+        )  # the best such estimate
+        says = {"edm": 0 * x, "x0": linear, "eps": (x - levels.alpha * linear) / levels.sigma}[prediction]
+        hook = model.network.register_forward_hook(lambda *_, says=says: says)
+        found.append(objective(model.denoiser, wave, generator=None, t=t, noise=noise, mel=mel).mean())
+        hook.remove()
+    torch.testing.assert_close(torch.stack(found), torch.full((4,), expected), atol=0.02, rtol=0)
 
 
 def test_training_draws_the_levels_of_the_papers():

@@ -332,8 +332,8 @@ class Rotation:
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x @ self.matrix.T
 
-    def inverse(self, numbers: torch.Tensor) -> torch.Tensor:
-        return numbers @ self.matrix
+    def inverse(self, coefficients: torch.Tensor) -> torch.Tensor:
+        return coefficients @ self.matrix
 
 
 def test_a_prior_in_a_basis_has_its_covariance_and_whitens_exactly() -> None:
@@ -346,10 +346,9 @@ def test_a_prior_in_a_basis_has_its_covariance_and_whitens_exactly() -> None:
     torch.testing.assert_close(prior.unwhiten(prior.whiten(x)), x)
     root = torch.linalg.inv(factor)
     torch.testing.assert_close(prior.whiten(x), (x - mean) @ root)
-    sees_colour = prior.whitened(lambda x, t: x @ wanted)
-    torch.testing.assert_close(sees_colour(x, torch.ones(3)), x @ factor @ wanted @ root)
-    sees_white = Prior(mean, std, basis, white=True).whitened(lambda x, t: 2 * x)
-    torch.testing.assert_close(sees_white(x, torch.ones(3)), 2 * x)
+    torch.testing.assert_close(
+        prior.whitened(lambda x, t: 2 * x)(x, torch.ones(3)), 2 * x
+    )  # networks see it white
 
 
 def test_prior_round_trip_and_floor() -> None:
