@@ -13,6 +13,7 @@ from mmdiff.audio.energy_prior import EnergyPrior
 from mmdiff.audio.mel import MelSpec
 from mmdiff.audio.mel.check import describe
 from mmdiff.audio.mel.convert import convert
+from mmdiff.audio.networks.frames import FrameDenoiser
 from mmdiff.audio.networks.waveform import WaveformNetwork
 from mmdiff.audio.sampling import item_generators
 from mmdiff.audio.spectral_prior import SpectralPrior
@@ -79,10 +80,8 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
             raise InputError(
                 f"{what} must be left out with a schedule of pairs, {type(schedule).__name__}: it is of plain diffusion"
             )
-        if isinstance(prior, SpectralPrior) and clamp != "none":
-            raise InputError(
-                f"clamp={clamp!r} must be 'none' with a SpectralPrior, whose chain is on whitened sound"
-            )
+        if isinstance(prior, SpectralPrior):
+            _check_whitened(network, clamp)
         super().__init__(network, schedule, steps, inference_betas, clamp, window, prediction, sigma_data)
         self.mel, self.sample_rate = mel, mel.sample_rate
         self.prior, self.level_ahead = prior, level_ahead
@@ -177,6 +176,17 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
     def count_blocks(self, spec: MelSpec, frames: int, steps: int) -> int:
         """One: all steps are done before the first sample is known."""
         return 1
+
+
+def _check_whitened(network: WaveformNetwork, clamp: str) -> None:
+    if isinstance(network, FrameDenoiser):
+        raise InputError(
+            f"network={type(network).__name__} must see the sound, which it whitens itself; leave the SpectralPrior out"
+        )
+    if clamp != "none":
+        raise InputError(
+            f"clamp={clamp!r} must be 'none' with a SpectralPrior, whose chain is on whitened sound"
+        )
 
 
 def _told_ahead(denoise: DenoiserFn, grid: Tensor | Stops) -> DenoiserFn:

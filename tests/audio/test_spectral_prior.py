@@ -12,15 +12,17 @@ from torchaudio.functional import lfilter
 
 from mmdiff.audio import io
 from mmdiff.audio.mel import preset
+from mmdiff.audio.networks.frames import FrameNet
 from mmdiff.audio.spectral_prior import SpectralPrior
 from mmdiff.audio.tasks import WaveformTask
 from mmdiff.audio.vocoder import Vocoder
 from mmdiff.audio.waveform_vocoder import WaveformVocoder
+from mmdiff.diffusion.schedules import BetaTable, diffwave_betas
 from mmdiff.errors import InputError
 from mmdiff.export import export
 from mmdiff.registry import from_config, to_config
 
-PRIOR = SpectralPrior()
+PRIOR, TABLE = SpectralPrior(), BetaTable(diffwave_betas())
 SPEC = preset("mmdiff-16k")
 
 
@@ -149,6 +151,10 @@ def test_a_stream_that_hears_two_frames_more_than_the_network_is_that_which_hear
         (lambda: SpectralPrior(1.0, float("inf")), "floor=inf must be above 0 and finite"),
         (lambda: diffwave(prior=PRIOR), "clamp='data' must be 'none'"),
         (lambda: diffwave(prior=PRIOR, clamp="state"), "clamp='state' must be 'none'"),
+        (
+            lambda: WaveformVocoder(MEL, FrameNet(MEL, 8, 1), TABLE, prior=PRIOR, clamp="none"),
+            "network=FrameNet must see the sound",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message):

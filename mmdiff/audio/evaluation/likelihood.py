@@ -148,7 +148,7 @@ def _why_not(model: nn.Module) -> str:
     if isinstance(model, WaveformVocoder):
         return (
             "model must diffuse with the same noise everywhere to be asked for --likelihood, and this one's follows "
-            "the spectrogram's loudness; take one without a prior"
+            "what the spectrogram says; take one without a prior"
         )
     return (
         f"model of class {type(model).__name__} has no likelihood of sound: what it diffuses is the magnitude over "
