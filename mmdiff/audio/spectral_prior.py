@@ -28,8 +28,8 @@ class SpectralPrior:
     The paper shapes noise by a filter of its short-time spectrum, which can be undone only roughly. Here the deviations
     are those of an orthonormal transform's coefficients (:class:`~mmdiff.audio.lapped.LappedTransform`): the chain on
     whitened sound is exactly the one on the sound itself, and its network sees and says what is as large at all
-    frequencies. Whitened sound has a standard deviation of about 1 / ``gain``, the ``sigma_data`` of such a model; it
-    has where the spectrogram tells the spectrum, with bands up to half the sampling rate and as narrow as harmonics.
+    frequencies. Where the bands are narrow and reach up to half the sampling rate, whitened sound has a standard
+    deviation of about 1 / ``gain``: the ``sigma_data`` of such a model.
 
     Parameters
     ----------
