@@ -18,6 +18,7 @@ from mmdiff.errors import InputError
 from mmdiff.registry import register
 
 _SPREAD = 4  # of the transform's frequencies, to either side
+_LEAK = 0.03  # share of the power around
 
 
 @register
@@ -74,13 +75,13 @@ class SpectralPrior:
             power = bands.magnitude_prior()[:, None, :, 1::2].square()
             power = (power[:, :, 1:] + power[:, :, :-1]) / 2  # a block lies between two frames
             window = hann(stft.n_fft, power.device, power.dtype).square().sum()
-            std = (_envelope(power) / window).sqrt().clamp_min(self.floor)
+            std = (_with_leaks(power) / window).sqrt().clamp_min(self.floor)
         return Prior(torch.zeros((), device=mel.device), self.gain * std, LappedTransform(hop))
 
 
-def _envelope(power: Tensor) -> Tensor:
-    """Average (B, 1, T, K) over a triangle of frequencies: between harmonics there is what leaks from these."""
+def _with_leaks(power: Tensor) -> Tensor:
+    """Add to power (B, 1, T, K) what leaks between harmonics: a share of that in a triangle of frequencies."""
     padded = functional.pad(power.flatten(1, 2), (_SPREAD, _SPREAD), mode="replicate")
     for _ in range(2):
         padded = functional.avg_pool1d(padded, _SPREAD + 1, 1)
-    return padded.view_as(power)
+    return power.lerp(padded.view_as(power), _LEAK)

@@ -51,7 +51,7 @@ def test_whitened_speech_is_as_loud_at_all_frequencies_and_exactly_restored(spee
     numbers = prior.basis.forward(white)[0, 0] * PRIOR.gain
     for low in range(0, 256, 32):  # a kHz each; the speech itself falls by 40 dB
         assert numbers[:, low : low + 32].std().item() == pytest.approx(1, abs=0.15)
-    assert numbers.abs().max() < 12  # nothing that leaks is far above what is expected there
+    assert numbers.abs().max() < 15  # nothing that leaks is far above what is expected there
     torch.testing.assert_close(prior.unwhiten(white), speech[:, None], atol=1e-5, rtol=0)
 
 
