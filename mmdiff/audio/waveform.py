@@ -21,8 +21,9 @@ from mmdiff.diffusion.schedules import BetaTable, Schedule
 from mmdiff.diffusion.solver_tools import DenoiserFn, Generators, Stops
 from mmdiff.errors import InputError
 
-Clamp = Literal["data", "state", "none"]
+Clamp = Literal["data", "state", "deviations"]
 RANGE = (-1.0, 1.0)
+_MOST_DEVIATIONS = 32.0
 KEEP_BYTES = 2**31
 """What a network prepares of a spectrogram is kept through all steps up to this size."""
 
@@ -42,10 +43,11 @@ class WaveformDiffusion(nn.Module, SampledModel):
         Table of noise variances used when so many steps are asked for. As many steps as the schedule's own table
         has are its points; other numbers are spaced evenly in log-SNR, in time for a network with latents, in the
         root of time for pairs.
-    clamp : {"data", "state", "none"}
+    clamp : {"data", "state", "deviations"}
         What is kept within [-1, 1]: each estimate of the clean waveform, or the sampler's state after each step,
-        as the packages ``wavegrad`` and ``diffwave`` by LMNT do ("ddpm" only; other samplers keep to nothing), or
-        nothing before the end.
+        as the packages ``wavegrad`` and ``diffwave`` by LMNT do ("ddpm" only; other samplers keep to nothing). With
+        "deviations" each estimate is kept within 32 ``sigma_data``, twice what whitened speech reaches, so that a
+        network that is not trained yet cannot run away.
     window : int > 0, frames
         Longer sound goes through the network in pieces of this length, with margins.
     prediction : str
@@ -80,7 +82,8 @@ class WaveformDiffusion(nn.Module, SampledModel):
             raise InputError(f"steps={steps} and window={window} must be at least 1")
         self.default_steps, self.inference_betas = steps, tuple(inference_betas)
         self.clamp, self.window = clamp, window
-        limits = RANGE if clamp == "data" else None
+        most = _MOST_DEVIATIONS * sigma_data
+        limits = {"data": RANGE, "state": None, "deviations": (-most, most)}[clamp]
         self.denoiser = build_denoiser(
             network, schedule, prediction, network.noise_input, sigma_data=sigma_data, clamp=limits
         )

@@ -41,8 +41,8 @@ class WaveformVocoder(WaveformDiffusion, VocoderModel):
         As for :class:`WaveformDiffusion`.
     prior : EnergyPrior or SpectralPrior, optional
         The noise is as loud as the spectrogram's frames, instead of standard normal (PriorGrad), or at each frequency
-        as loud as the spectrogram says (SpecGrad); for the latter ``clamp`` must be "none", since the network sees
-        and says whitened sound.
+        as loud as the spectrogram says (SpecGrad); for the latter ``clamp`` must be "deviations", since the network
+        sees and says whitened sound.
     level_ahead : bool
         In a step the network is told the noise level that the step reaches, not the one it leaves, as
         ivanvovk's WaveGrad is used.
@@ -183,9 +183,9 @@ def _check_whitened(network: WaveformNetwork, clamp: str) -> None:
         raise InputError(
             f"network={type(network).__name__} must see the sound, which it whitens itself; leave the SpectralPrior out"
         )
-    if clamp != "none":
+    if clamp != "deviations":
         raise InputError(
-            f"clamp={clamp!r} must be 'none' with a SpectralPrior, whose chain is on whitened sound"
+            f"clamp={clamp!r} must be 'deviations' with a SpectralPrior, whose chain is on whitened sound"
         )
 
 

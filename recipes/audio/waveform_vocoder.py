@@ -174,7 +174,7 @@ def options_of(prior: Noise) -> dict[str, Any]:
     """Say what goes with a prior: whitened sound has a known deviation, and the network says what no filter can."""
     if not isinstance(prior, SpectralPrior):
         return {"prior": prior}
-    return {"prior": prior, "clamp": "none", "prediction": "edm", "sigma_data": 1 / prior.gain}
+    return {"prior": prior, "clamp": "deviations", "prediction": "edm", "sigma_data": 1 / prior.gain}
 
 
 def levels_of(prior: Noise, betas: Sequence[float]) -> Sequence[float]:

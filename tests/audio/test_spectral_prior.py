@@ -38,7 +38,7 @@ def mel_of(wave: torch.Tensor) -> torch.Tensor:
 
 
 def vocoder(**options) -> WaveformVocoder:
-    return diffwave(prior=PRIOR, clamp="none", **options)
+    return diffwave(prior=PRIOR, clamp="deviations", **options)
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -79,6 +79,14 @@ def test_silence_has_the_floor_and_gain_is_a_factor():
     torch.testing.assert_close(
         PRIOR(loud, SPEC).std.square().mean().sqrt(), torch.tensor(10.0), rtol=0.1, atol=0
     )
+
+
+def test_a_network_that_says_anything_ends_in_sound():
+    model = vocoder()
+    model.network.register_forward_hook(lambda _, args, output: 1e6 * output)
+    wave = Vocoder(model, "cpu", "float32")(MEL(0.1 * draw(1, 60 * 64))[..., :60], mel_spec=MEL, steps=6)
+    assert wave.isfinite().all()
+    assert 0 < wave.abs().max() <= 1
 
 
 def test_training_in_bfloat16_has_the_same_prior():
@@ -149,10 +157,10 @@ def test_a_stream_that_hears_two_frames_more_than_the_network_is_that_which_hear
     [
         (lambda: SpectralPrior(0.0), "gain=0.0 must be above 0"),
         (lambda: SpectralPrior(1.0, float("inf")), "floor=inf must be above 0 and finite"),
-        (lambda: diffwave(prior=PRIOR), "clamp='data' must be 'none'"),
-        (lambda: diffwave(prior=PRIOR, clamp="state"), "clamp='state' must be 'none'"),
+        (lambda: diffwave(prior=PRIOR), "clamp='data' must be 'deviations'"),
+        (lambda: diffwave(prior=PRIOR, clamp="state"), "clamp='state' must be 'deviations'"),
         (
-            lambda: WaveformVocoder(MEL, FrameNet(MEL, 8, 1), TABLE, prior=PRIOR, clamp="none"),
+            lambda: WaveformVocoder(MEL, FrameNet(MEL, 8, 1), TABLE, prior=PRIOR, clamp="deviations"),
             "network=FrameNet must see the sound",
         ),
     ],
