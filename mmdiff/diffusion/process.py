@@ -252,6 +252,6 @@ class Prior:
             return denoiser
 
         def of_chain(z: Tensor, t: Tensor, **cond: Any) -> Tensor:
-            return self._scaled(denoiser(self.color(z), t, **cond), 1 / self.std)
+            return denoiser(self.color(z), t, **cond) / self.std
 
         return of_chain

@@ -118,10 +118,12 @@ def main(
     train, valid = find_train_valid(data, layout)
     crops = AudioCrops(train, rate, crop_frames * hop, seed=seed, align=hop)
     build = {"diffwave": build_diffwave, "wavegrad": build_wavegrad, "frames": build_frames}[network]
-    noise: Noise = SpectralPrior() if prior == "spectral" else None
-    if prior == "energy":
-        noise = measure_prior(spec, crops)
-    vocoder = build(spec, size, sampling_steps, process, noise)
+    noises = {
+        "standard": lambda: None,
+        "energy": lambda: measure_prior(spec, crops),
+        "spectral": SpectralPrior,
+    }
+    vocoder = build(spec, size, sampling_steps, process, noises[prior]())
     norm: Norm = "l1" if network == "wavegrad" else "l2"
     task = WaveformTask(vocoder, norm, distance=distance, balanced=prior == "spectral")
     trainer = Trainer(
